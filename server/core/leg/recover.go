@@ -1,0 +1,60 @@
+package leg
+
+import (
+	"net/netip"
+
+	"github.com/dialtone-cc/dialtone/server/core"
+)
+
+// Jump is how far CSeq moves when a leg is taken up from its record: some numbers may have
+// been used without being written down (keepalives, a hang-up while the store was away).
+// A gap is allowed (s.12.2.2), a number that the peer has seen is refused for ever.
+const Jump = 1000
+
+// Recover takes the leg up from its record after its process died. What the record says
+// is at most older than the world, never newer. The transactions of the dead process
+// are gone. It reports whether the leg wants its media back.
+func (l *Leg) Recover(env *Env) bool {
+	l.Dialog.LocalSeq += Jump
+	env.Touched = true
+	switch l.State {
+	case Answering, Dismissed:
+		l.Repeat.At, l.Repeat.GiveUpAt = env.Now, env.Now.Add(AckPatience)
+		return l.State == Answering
+	case Confirmed:
+		l.Repeat, l.Exchange, l.ExchangeTxn = nil, Settled, ""
+		return true
+	case Calling, Proceeding, Unwanted, Cancelling:
+		// The phone may ring: stop it. What it answers finds no transaction, so nothing is
+		// waited for; if it has answered with 200, it gives up for lack of an ACK (s.13.3.1.4).
+		if l.Invite != nil {
+			l.cancel(env)
+		}
+		l.end(env, 487)
+	case Leaving:
+		l.leave(env)
+	}
+	return false
+}
+
+// Reopen gives a recovered leg its new media address and tells the peer.
+//
+// A leg in Answering: the peer may have the 200 already (then it repeats its ACK and
+// ignores the body) or not (then this is the first it sees). Either way the ACK leaves
+// us not knowing which address it believes in, so a re-INVITE follows it.
+func (l *Leg) Reopen(env *Env, address netip.AddrPort) {
+	l.Address = address
+	switch l.State {
+	case Answering:
+		l.Version++
+		l.Local.Version, l.Local.Addr, l.Local.RTCP = l.Version, address, netip.AddrPort{}
+		again := *l.Repeat.Response
+		again.Body = l.Local.Marshal()
+		l.Repeat.Response = &again
+		l.Exchange = Settled
+		l.Reoffer = true
+		env.urgent(core.Respond{Txn: l.Repeat.Txn, To: l.Dialog.Peer, Response: &again})
+	case Confirmed:
+		l.Reinvite(env)
+	}
+}

@@ -1,0 +1,168 @@
+package leg
+
+import (
+	"errors"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/dialtone-cc/dialtone/server/core"
+	"github.com/dialtone-cc/dialtone/server/core/dialog"
+	"github.com/dialtone-cc/dialtone/server/core/sdp"
+)
+
+// Allow lists the methods that a dialog of ours takes.
+const Allow = "INVITE, ACK, BYE, CANCEL, OPTIONS"
+
+// Screen returns the status that refuses an INVITE before anything is kept of it, or 0:
+// extensions that are required and not known (s.8.2.2.3), bodies that are not SDP, bad SDP.
+func Screen(req *core.Request) (status int, fields []core.Field) {
+	if req := req.Values("Require"); len(req) > 0 {
+		return 420, []core.Field{{Name: "Unsupported", Value: strings.Join(req, ", ")}}
+	}
+	if len(req.Body) == 0 {
+		return 0, nil
+	}
+	media, _, _ := strings.Cut(req.ContentType, ";")
+	if !strings.EqualFold(strings.TrimSpace(media), "application/sdp") {
+		return 415, []core.Field{{Name: "Accept", Value: "application/sdp"}}
+	}
+	if _, err := sdp.Parse(req.Body); err != nil {
+		return 400, nil
+	}
+	return 0, nil
+}
+
+// NewUAS returns the leg of a caller whose INVITE passed Screen.
+func NewUAS(env *Env, id core.LegID, txn core.TxnID, invite *core.Request, from core.Peer) Leg {
+	l := Leg{ID: id, Party: core.Caller, State: Invited, Txn: txn, Invite: invite,
+		Dialog: dialog.Answered(invite, env.Rand.Tag(), from), SDPID: env.Rand.Uint64() >> 12}
+	if len(invite.Body) > 0 {
+		l.Remote, _ = sdp.Parse(invite.Body) // Screen has parsed it
+	}
+	return l
+}
+
+// Answer decides for 200 with media at address. When the offer has nothing that we can,
+// it decides for 488 instead and reports Refused.
+func (l *Leg) Answer(env *Env, address netip.AddrPort) Report {
+	l.Address = address
+	body, err := l.agree(sdp.SendRecv)
+	if err != nil {
+		l.Reject(env, 488, core.Field{Name: "Warning", Value: `305 dialtone "Incompatible media format"`})
+		return Refused
+	}
+	l.State, l.Status = Answering, 200
+	l.accept(env, l.Txn, l.Invite, body)
+	env.held(core.Respond{Txn: l.Txn, To: l.Dialog.Peer, Response: l.Repeat.Response})
+	return Nothing
+}
+
+// agree answers the offer that the peer's INVITE carries, or makes an offer when it
+// carries none (s.13.2.1: then the answer comes with the ACK).
+func (l *Leg) agree(want sdp.Direction) ([]byte, error) {
+	l.Version++
+	local := sdp.Local{ID: l.SDPID, Version: l.Version, Addr: l.Address, Direction: want,
+		Formats: append(sdp.G711(), sdp.PassThrough()...)}
+	if !l.Remote.Addr.IsValid() {
+		local.Formats = sdp.G711()
+		l.Local = local.Offer()
+		return l.Local.Marshal(), nil
+	}
+	answer, err := local.Answer(l.Remote)
+	if err != nil {
+		return nil, err
+	}
+	codec, telephone, ok := answer.Codec()
+	if !ok {
+		return nil, errors.New("answer without a codec")
+	}
+	l.Local, l.Codec, l.Telephone = answer, codec, telephone
+	return answer.Marshal(), nil
+}
+
+// accept builds the 2xx to an INVITE and begins to repeat it.
+func (l *Leg) accept(env *Env, txn core.TxnID, invite *core.Request, body []byte) {
+	resp := invite.Reply(200, l.Dialog.Local.Tag())
+	resp.Contact = []core.Address{{URI: env.Contact(l.Dialog.Peer.Transport)}}
+	resp.Header = []core.Field{{Name: "Allow", Value: Allow}}
+	resp.ContentType, resp.Body = "application/sdp", body
+	l.Repeat = &Repeat{Txn: txn, Response: resp, At: env.Now.Add(T1), Every: T1, GiveUpAt: env.Now.Add(AckPatience)}
+}
+
+// Reject refuses the INVITE. The leg is Gone.
+func (l *Leg) Reject(env *Env, status int, fields ...core.Field) {
+	l.State, l.Status = Gone, status
+	resp := l.Invite.Reply(status, l.Dialog.Local.Tag())
+	resp.Header = fields
+	l.Invite, l.Repeat = nil, nil
+	env.urgent(core.Respond{Txn: l.Txn, To: l.Dialog.Peer, Response: resp})
+}
+
+// Cancel takes a CANCEL that matches the leg's INVITE (s.9.2). It always gets 200. A final
+// response that has been sent cannot be taken back, then the CANCEL has no further effect;
+// one that still waits for its commit can.
+func (l *Leg) Cancel(env *Env, txn core.TxnID, req *core.Request, from core.Peer) Report {
+	env.free(core.Respond{Txn: txn, To: from, Response: req.Reply(200, l.Dialog.Local.Tag())})
+	switch {
+	case l.State == Invited:
+	case l.State == Answering && env.Withdraw(l.Txn):
+	default:
+		return Nothing
+	}
+	l.Reject(env, 487)
+	return HungUp
+}
+
+// Acknowledge takes an ACK to a 2xx. One that belongs to an older INVITE is ignored.
+func (l *Leg) Acknowledge(env *Env, req *core.Request) Report {
+	if l.Repeat == nil || req.CSeq != l.Repeat.Response.CSeq {
+		return Nothing
+	}
+	l.Repeat = nil
+	report := Acked
+	switch {
+	case l.State == Dismissed:
+		l.leave(env)
+		return Nothing
+	case l.State == Answering:
+		l.State, l.Invite = Confirmed, nil
+	case l.Exchange == Theirs:
+		l.Exchange, report = Settled, Changed
+	}
+	if l.Remote.Addr.IsValid() {
+		if l.Reoffer {
+			l.Reoffer = false
+			l.Reinvite(env)
+		}
+		return report
+	}
+	// Our 2xx carried the offer, so the ACK must carry the answer (s.13.2.1).
+	answer, err := sdp.Parse(req.Body)
+	if err == nil {
+		err = l.take(answer)
+	}
+	if err != nil {
+		l.leave(env)
+		return Lost
+	}
+	return report
+}
+
+// take applies the peer's answer to our offer.
+func (l *Leg) take(answer sdp.Session) error {
+	if err := l.Local.Accept(answer); err != nil {
+		return err
+	}
+	codec, telephone, ok := answer.Codec()
+	if !ok {
+		return errors.New("answer without a codec")
+	}
+	l.Remote, l.Codec, l.Telephone = answer, codec, telephone
+	return nil
+}
+
+// RetryAfter is the header field that says when to try again.
+func RetryAfter(seconds int) core.Field {
+	return core.Field{Name: "Retry-After", Value: strconv.Itoa(seconds)}
+}

@@ -1,0 +1,118 @@
+package node
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/dialtone-cc/dialtone/server/core"
+	"github.com/dialtone-cc/dialtone/server/core/commit"
+)
+
+// subject names one record: its tenant and its key below it.
+type subject struct {
+	tenant core.TenantID
+	key    string
+}
+
+// line is the gate of one record. value makes the record's bytes at the moment of a
+// Store, not at every change: nil deletes it.
+type line struct {
+	commit.Line
+	subject
+	value   func() any
+	sent    []core.Op
+	retryAt core.Time
+}
+
+// A Store that was refused is made again after so long.
+const retryAfterConflict = time.Second
+
+func (n *Node) token() core.Token { n.tokens++; return n.tokens }
+
+// line returns the gate of a record, with what its next Store is to write. A nil value
+// leaves the record out: only the ops that come with Touch are written.
+func (n *Node) line(s subject, value func() any) *line {
+	l, ok := n.lines[s]
+	if !ok {
+		l = &line{subject: s}
+		n.lines[s] = l
+	}
+	l.value = value
+	return l
+}
+
+// write changes one record and lets the effects follow its commit.
+func (n *Node) write(now core.Time, s subject, value any, waiting []commit.Waiting, out []core.Effect) []core.Effect {
+	l := n.line(s, func() any { return value })
+	l.Touch()
+	out = l.Add(now, waiting, out)
+	return n.flush(now, l, out)
+}
+
+// remove deletes one record.
+func (n *Node) remove(now core.Time, s subject, waiting []commit.Waiting, out []core.Effect) []core.Effect {
+	return n.write(now, s, nil, waiting, out)
+}
+
+// flush makes the Store that is due, sets the line's timer, and forgets an idle line.
+func (n *Node) flush(now core.Time, l *line, out []core.Effect) []core.Effect {
+	if l.Ready() && l.retryAt <= now {
+		s := l.Send(n.token(), l.tenant, core.Op{Key: l.key, Value: encode(l.value())})
+		l.sent, l.retryAt = s.Ops, 0
+		n.inflight[s.Token] = l
+		out = append(out, s)
+	}
+	at := l.Deadline(n.cfg.StoreGrace)
+	if l.retryAt != 0 && l.retryAt < at {
+		at = l.retryAt
+	}
+	n.timers.set(timer{lineTimer, l.tenant, l.key}, at)
+	if l.Idle() {
+		delete(n.lines, l.subject)
+	}
+	return out
+}
+
+// encode writes a record; nil stays nil, a deletion.
+func encode(v any) []byte {
+	if v == nil {
+		return nil
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic("record cannot be encoded: " + err.Error()) // our own types: a bug, never data
+	}
+	return b
+}
+
+func (n *Node) stored(now core.Time, token core.Token, out []core.Effect) []core.Effect {
+	l, ok := n.inflight[token]
+	if !ok {
+		return out
+	}
+	delete(n.inflight, token)
+	n.away = 0
+	out = l.Committed(now, out)
+	return n.flush(now, l, out)
+}
+
+func (n *Node) conflict(now core.Time, token core.Token, out []core.Effect) []core.Effect {
+	l, ok := n.inflight[token]
+	if !ok {
+		return out
+	}
+	delete(n.inflight, token)
+	l.Refused(l.sent)
+	l.retryAt = now.Add(retryAfterConflict)
+	out = append(out, core.Log{Level: 8, Tenant: l.tenant, Text: "store refused a write; it is tried again", Attrs: []any{"key", l.key}})
+	return n.flush(now, l, out)
+}
+
+func (n *Node) lineDue(now core.Time, s subject, out []core.Effect) []core.Effect {
+	l, ok := n.lines[s]
+	if !ok {
+		return out
+	}
+	out = l.Overdue(now, n.cfg.StoreGrace, out)
+	return n.flush(now, l, out)
+}

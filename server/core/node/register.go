@@ -1,0 +1,139 @@
+package node
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/dialtone-cc/dialtone/server/core"
+	"github.com/dialtone-cc/dialtone/server/core/acd"
+	"github.com/dialtone-cc/dialtone/server/core/call"
+	"github.com/dialtone-cc/dialtone/server/core/commit"
+	"github.com/dialtone-cc/dialtone/server/core/digest"
+	"github.com/dialtone-cc/dialtone/server/core/leg"
+	"github.com/dialtone-cc/dialtone/server/core/registrar"
+	"github.com/dialtone-cc/dialtone/server/core/tenant"
+)
+
+// A record that has this many answers waiting for the store takes no more.
+const maxHeld = 64
+
+func bindingsKey(id core.AgentID) string { return "bindings/" + string(id) }
+
+// register takes a REGISTER (s.10.3). An unknown agent, an unknown tenant and a wrong
+// password are challenged alike.
+func (n *Node) register(now core.Time, e core.RequestReceived, out []core.Effect) []core.Effect {
+	req := e.Request
+	if !n.registers.Take(now, e.From.Addr.Addr().Unmap()) {
+		return n.refuse(e, 503, out, leg.RetryAfter(2))
+	}
+	if n.life == Restoring {
+		return n.refuse(e, 503, out, leg.RetryAfter(2))
+	}
+	if required := req.Values("Require"); len(required) > 0 {
+		return n.refuse(e, 420, out, core.Field{Name: "Unsupported", Value: strings.Join(required, ", ")})
+	}
+	t, realm := n.tenantOf(req.URI.Host), req.URI.Host
+	if t != nil {
+		realm = t.conf.Domain
+	}
+	user, outcome := n.auth.Verify(now, req, realm, func(user string) []tenant.Credential {
+		if t == nil {
+			return nil
+		}
+		return t.agents[core.AgentID(user)].Credentials
+	})
+	switch {
+	case outcome == digest.Malformed:
+		return n.refuse(e, 400, out)
+	case outcome != digest.OK:
+		return n.refuse(e, 401, out, n.auth.Challenge(now, realm, outcome == digest.Stale)...)
+	case user != req.To.URI.User: // who may register one address may not register another's
+		return n.refuse(e, 403, out)
+	}
+	agent := core.AgentID(user)
+	s := subject{t.conf.ID, bindingsKey(agent)}
+	if l, ok := n.lines[s]; ok && l.Held() >= maxHeld {
+		return n.refuse(e, 503, out, leg.RetryAfter(5))
+	}
+	limits := registrar.Limits{Min: n.cfg.MinExpires, Max: n.cfg.MaxExpires, Default: n.cfg.MaxExpires}
+	before := len(t.bindings[agent].Live(now))
+	next, resp, changed := t.bindings[agent].Register(now, req, e.From, limits, n.rand.Tag())
+	answer := []commit.Waiting{{Effect: core.Respond{Txn: e.Txn, To: e.From, Response: resp}}}
+	if !changed {
+		return append(out, answer[0].Effect)
+	}
+	out = n.setBindings(now, t, agent, next, answer, out)
+	if before == 0 && len(next.Live(now)) > 0 {
+		out = n.cameBack(now, t, agent, out)
+	}
+	return out
+}
+
+// setBindings stores an agent's bindings and tells the desk whether it can be reached.
+func (n *Node) setBindings(now core.Time, t *tenancy, id core.AgentID, next registrar.Set, after []commit.Waiting, out []core.Effect) []core.Effect {
+	n.gauges.Bindings += len(next) - len(t.bindings[id])
+	reachable := len(next.Live(now)) > 0
+	if len(next) == 0 {
+		delete(t.bindings, id)
+		out = n.remove(now, subject{t.conf.ID, bindingsKey(id)}, after, out)
+	} else {
+		t.bindings[id] = next
+		out = n.write(now, subject{t.conf.ID, bindingsKey(id)}, next, after, out)
+	}
+	n.timers.set(timer{bindingTimer, t.conf.ID, string(id)}, next.Deadline())
+	a, _ := t.desk.Agent(id)
+	if a.Reachable == reachable {
+		return out
+	}
+	t.desk.SetReachable(now, id, reachable)
+	return n.agentChanged(now, t, id, nil, out)
+}
+
+// cameBack makes an agent ready whose phone registers, when that is how it logs in, or
+// when only its phone was the reason that it was not.
+func (n *Node) cameBack(now core.Time, t *tenancy, id core.AgentID, out []core.Effect) []core.Effect {
+	a, _ := t.desk.Agent(id)
+	lost := a.Status == acd.NotReady && a.Reason == string(acd.Unreachable)
+	if lost || a.Status == acd.LoggedOut && t.agents[id].ReadyOnRegister {
+		t.desk.SetStatus(now, id, acd.Ready, "")
+		return n.agentChanged(now, t, id, nil, out)
+	}
+	return out
+}
+
+// bindingsDue removes what has expired.
+func (n *Node) bindingsDue(now core.Time, tenant core.TenantID, id core.AgentID, out []core.Effect) []core.Effect {
+	t, ok := n.tenants[tenant]
+	if !ok {
+		return out
+	}
+	next, changed := t.bindings[id].Expire(now)
+	if !changed {
+		n.timers.set(timer{bindingTimer, tenant, string(id)}, next.Deadline())
+		return out
+	}
+	return n.setBindings(now, t, id, next, nil, out)
+}
+
+// flowClosed forgets what could be reached only over a connection that is gone.
+func (n *Node) flowClosed(now core.Time, flow core.FlowID, out []core.Effect) []core.Effect {
+	for _, id := range slices.Sorted(maps.Keys(n.tenants)) {
+		t := n.tenants[id]
+		for _, agent := range slices.Sorted(maps.Keys(t.bindings)) {
+			if next, changed := t.bindings[agent].Drop(flow); changed {
+				out = n.setBindings(now, t, agent, next, nil, out)
+			}
+		}
+	}
+	return out
+}
+
+// withdrawOffer takes back what an agent is being offered: it has logged out.
+func (n *Node) withdrawOffer(now core.Time, t *tenancy, id core.AgentID, out []core.Effect) []core.Effect {
+	a, ok := t.desk.Agent(id)
+	if !ok || a.State != acd.Reserved && a.State != acd.Ringing {
+		return out
+	}
+	return n.withCall(now, a.Interaction, out, func(c *call.Call, env *call.Env) { c.TakeBack(env) })
+}

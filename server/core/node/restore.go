@@ -1,0 +1,225 @@
+package node
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/dialtone-cc/dialtone/server/core"
+	"github.com/dialtone-cc/dialtone/server/core/acd"
+	"github.com/dialtone-cc/dialtone/server/core/call"
+	"github.com/dialtone-cc/dialtone/server/core/registrar"
+	"github.com/dialtone-cc/dialtone/server/core/tenant"
+)
+
+// storedAgent is an agent's configuration as it is written down.
+type storedAgent struct {
+	tenant.Agent
+	Credentials []tenant.Credential `json:"credentials,omitempty"`
+}
+
+func stored(a tenant.Agent) storedAgent {
+	s := storedAgent{a, a.Credentials}
+	s.Password = ""
+	return s
+}
+
+const (
+	tenantKey    = "config/tenant"
+	queuePrefix  = "config/queues/"
+	agentPrefix  = "config/agents/"
+	numberPrefix = "config/numbers/"
+)
+
+// restore takes up what the store held. Configuration comes first, calls last, since they
+// find their agents and queues there. A record that cannot be read is reported and left
+// alone: it may be of a newer version.
+func (n *Node) restore(now core.Time, entries []core.Entry, out []core.Effect) []core.Effect {
+	if n.life != Restoring {
+		return out
+	}
+	n.life = Serving
+	byTenant := map[core.TenantID][]core.Entry{}
+	for _, e := range entries {
+		byTenant[e.Tenant] = append(byTenant[e.Tenant], e)
+	}
+	for _, id := range slices.Sorted(maps.Keys(byTenant)) {
+		all := byTenant[id]
+		slices.SortFunc(all, func(a, b core.Entry) int {
+			if c := rank(a.Key) - rank(b.Key); c != 0 {
+				return c
+			}
+			return strings.Compare(a.Key, b.Key)
+		})
+		for _, e := range all {
+			var err error
+			if out, err = n.take(now, e, out); err != nil {
+				out = append(out, core.Log{Level: 8, Tenant: id, Text: "record cannot be read and is left alone", Attrs: []any{"key", e.Key, "error", err.Error()}})
+			}
+		}
+		if t, ok := n.tenants[id]; ok {
+			n.deskTimer(t)
+			out = n.match(now, t, out)
+		}
+	}
+	return out
+}
+
+// rank is the order in which kinds of records are taken up.
+func rank(key string) int {
+	for i, p := range []string{tenantKey, queuePrefix, agentPrefix, numberPrefix, "bindings/", "agents/", "outbox/", "calls/"} {
+		if strings.HasPrefix(key, p) {
+			return i
+		}
+	}
+	return 100
+}
+
+func (n *Node) take(now core.Time, e core.Entry, out []core.Effect) ([]core.Effect, error) {
+	if e.Key == tenantKey {
+		conf, err := decode[tenant.Tenant](e.Value)
+		if err == nil {
+			n.addTenant(conf)
+		}
+		return out, err
+	}
+	t, ok := n.tenants[e.Tenant]
+	if !ok {
+		return out, errNoTenant
+	}
+	kind, id, _ := strings.Cut(e.Key, "/")
+	if kind == "config" {
+		return out, n.takeConfig(t, e)
+	}
+	switch kind {
+	case "bindings":
+		set, err := decode[registrar.Set](e.Value)
+		if err == nil {
+			t.bindings[core.AgentID(id)] = set
+			n.gauges.Bindings += len(set)
+			t.desk.SetReachable(now, core.AgentID(id), len(set.Live(now)) > 0)
+			n.timers.set(timer{bindingTimer, e.Tenant, id}, set.Deadline())
+		}
+		return out, err
+	case "agents":
+		r, err := decode[agentRecord](e.Value)
+		if err == nil {
+			t.saved[core.AgentID(id)] = r
+			n.takeAgent(now, t, core.AgentID(id), r)
+		}
+		return out, err
+	case "outbox":
+		cdr, err := decode[core.CDR](e.Value)
+		if err == nil {
+			n.outbox[cdr.ID] = &parcel{cdr: &cdr}
+			out = append(out, core.Deliver{CDR: &cdr})
+		}
+		return out, err
+	case "calls":
+		c, err := decode[call.Call](e.Value)
+		if err != nil {
+			return out, err
+		}
+		return n.takeCall(now, t, &c, out), nil
+	}
+	return out, nil
+}
+
+func (n *Node) takeConfig(t *tenancy, e core.Entry) error {
+	switch {
+	case strings.HasPrefix(e.Key, queuePrefix):
+		q, err := decode[tenant.Queue](e.Value)
+		if err == nil {
+			n.addQueue(t, q)
+		}
+		return err
+	case strings.HasPrefix(e.Key, agentPrefix):
+		s, err := decode[storedAgent](e.Value)
+		if err == nil {
+			s.Agent.Credentials = s.Credentials
+			n.addAgent(t, s.Agent)
+		}
+		return err
+	case strings.HasPrefix(e.Key, numberPrefix):
+		num, err := decode[tenant.Number](e.Value)
+		if err == nil {
+			t.numbers[num.Number] = num
+		}
+		return err
+	}
+	return nil
+}
+
+// takeAgent restores what an agent declared, its idle clock and its wrap-up. Who wraps up
+// goes on doing so until the instant that was written down.
+func (n *Node) takeAgent(now core.Time, t *tenancy, id core.AgentID, r agentRecord) {
+	a, ok := t.desk.Agent(id)
+	if !ok {
+		return
+	}
+	a.Status, a.Reason, a.IdleSince, a.State, a.Since = r.Status, r.Reason, r.IdleSince, acd.Idle, now
+	if r.WrapUpUntil > now {
+		a.State, a.WrapUpUntil = acd.WrapUp, r.WrapUpUntil
+	}
+	t.desk.Restore(now, a)
+	n.show(t, id, shownAs(a))
+}
+
+// takeCall takes a live call up. Its legs' tags are known before anything is sent.
+func (n *Node) takeCall(now core.Time, t *tenancy, c *call.Call, out []core.Effect) []core.Effect {
+	n.calls[c.ID] = c
+	n.taken[takenKey(c.Caller.Dialog.CallID, c.Caller.Dialog.Remote.Tag())] = c.Caller.ID
+	t.calls++
+	n.gauges.Calls[string(c.Phase)]++
+	n.gauges.Waiting += waits(c.Phase)
+	t.matching = true // no reservation before every waiting call has its place again
+	out = n.withCall(now, c.ID, out, func(c *call.Call, env *call.Env) { c.Recover(env) })
+	t.matching = false
+	return out
+}
+
+type restoreError string
+
+func (e restoreError) Error() string { return string(e) }
+
+const errNoTenant = restoreError("its tenant has no configuration")
+
+func decode[T any](b []byte) (T, error) {
+	var v T
+	err := json.Unmarshal(b, &v)
+	return v, err
+}
+
+func (n *Node) addTenant(conf tenant.Tenant) *tenancy {
+	t, ok := n.tenants[conf.ID]
+	if ok {
+		delete(n.domains, t.conf.Domain)
+		for _, k := range t.conf.Keys {
+			delete(n.keys, k)
+		}
+		t.configure(conf)
+	} else {
+		t = newTenancy(conf)
+		n.tenants[conf.ID] = t
+	}
+	n.domains[conf.Domain] = conf.ID
+	for _, k := range conf.Keys {
+		n.keys[k] = conf.ID
+	}
+	return t
+}
+
+func (n *Node) addQueue(t *tenancy, q tenant.Queue) {
+	t.queues[q.ID] = q
+	t.desk.PutQueue(q)
+}
+
+func (n *Node) addAgent(t *tenancy, a tenant.Agent) {
+	a.Password = ""
+	t.agents[a.ID] = a
+	t.desk.PutAgent(a)
+	if now, ok := t.desk.Agent(a.ID); ok {
+		n.show(t, a.ID, shownAs(now))
+	}
+}

@@ -110,7 +110,9 @@ func (c *Center) SetReachable(now core.Time, id core.AgentID, reachable bool) {
 }
 
 // Restore sets an agent to what it was before a restart or takeover, in any order with
-// Requeue. An interaction that it talked with waits no more. It fails, and leaves the agent
+// Requeue. Reachable is not restored, that is SetReachable's. With Status "" everything stays
+// that the agent declared and all its clocks: only State, Since, Interaction and WrapUpUntil
+// are set. An interaction that it talked with waits no more. It fails, and leaves the agent
 // Idle, when another agent has the interaction; it fails when there is no such agent.
 func (c *Center) Restore(now core.Time, a Agent) error {
 	m := c.agents[a.ID]
@@ -122,6 +124,11 @@ func (c *Center) Restore(now core.Time, a Agent) error {
 		err = fmt.Errorf("%w: interaction %s is with agent %q", ErrStep, a.Interaction, other.ID)
 		a.State = Idle
 	}
+	if a.Status == "" {
+		a.Status, a.Reason = m.Status, m.Reason
+		a.IdleSince, a.OfferedAt, a.Misses = m.IdleSince, m.OfferedAt, m.Misses
+	}
+	a.Reachable = m.Reachable
 	c.lift(m)
 	had := m.Interaction
 	m.Agent = a.sane(now)

@@ -103,7 +103,8 @@ func (n *Node) carry(now core.Time, t *tenancy, c *call.Call, env *call.Env, key
 		return c
 	})
 	if env.Touched {
-		l.Touch(n.agentOps(t, env.Agents)...)
+		l.Touch()
+		l.agents = append(l.agents, t.changed(env.Agents)...)
 		if env.CDR != nil {
 			l.Touch(core.Op{Key: outboxKey(c.ID), Value: encode(env.CDR)})
 		}

@@ -187,7 +187,8 @@ func (n *Node) getTenant(a *asked, id core.TenantID) {
 	a.answer(shown(t.conf), nil)
 }
 
-// deleteTenant removes a tenant that has no live call: every record of it, in one commit.
+// deleteTenant removes a tenant that has no live call: every record of it, its own last, so
+// that a crash in between leaves a tenant that can be deleted again.
 // Its CDRs in the records store stay; they are history, not configuration.
 func (n *Node) deleteTenant(a *asked, id core.TenantID) {
 	t, ok := n.tenants[id]
@@ -196,13 +197,16 @@ func (n *Node) deleteTenant(a *asked, id core.TenantID) {
 		a.answer(nil, absent())
 		return
 	case t.calls > 0 || n.writes(id):
-		a.answer(nil, &core.Problem{Kind: core.InUse, Detail: "the tenant has live interactions: hang them up first"})
+		a.answer(nil, &core.Problem{Kind: core.InUse, Detail: "the tenant has live interactions, or a change of it is being written: hang up, and try again"})
 		return
 	}
-	ops := t.everything()
+	keys := t.everything()
 	n.dropTenant(t)
-	l := n.line(subject{id, tenantKey}, func() any { return nil })
-	l.Touch(ops...)
-	a.out = l.Add(a.now, a.after(nil), a.out)
-	a.out = n.flush(a.now, l, a.out)
+	for i, key := range keys {
+		var after []commit.Waiting
+		if i == len(keys)-1 {
+			after = a.after(nil)
+		}
+		a.out = n.remove(a.now, subject{id, key}, after, a.out)
+	}
 }

@@ -2,6 +2,7 @@ package node
 
 import (
 	"encoding/json"
+	"strings"
 	"time"
 
 	"github.com/dialtone-cc/dialtone/server/core"
@@ -20,6 +21,7 @@ type line struct {
 	commit.Line
 	subject
 	value   func() any
+	agents  []core.AgentID // whose record goes with the next Store, as it is then
 	sent    []core.Op
 	retryAt core.Time
 }
@@ -57,7 +59,7 @@ func (n *Node) remove(now core.Time, s subject, waiting []commit.Waiting, out []
 // flush makes the Store that is due, sets the line's timer, and forgets an idle line.
 func (n *Node) flush(now core.Time, l *line, out []core.Effect) []core.Effect {
 	if l.Ready() && l.retryAt <= now {
-		s := l.Send(n.token(), l.tenant, core.Op{Key: l.key, Value: encode(l.value())})
+		s := l.Send(n.token(), l.tenant, append(n.agentOps(l), core.Op{Key: l.key, Value: encode(l.value())})...)
 		l.sent, l.retryAt = s.Ops, 0
 		n.inflight[s.Token] = l
 		out = append(out, s)
@@ -102,7 +104,15 @@ func (n *Node) conflict(now core.Time, token core.Token, out []core.Effect) []co
 		return out
 	}
 	delete(n.inflight, token)
-	l.Refused(l.sent)
+	var again []core.Op
+	for _, op := range l.sent {
+		if id, ok := strings.CutPrefix(op.Key, agentKey("")); ok && op.Key != l.key {
+			l.agents = append(l.agents, core.AgentID(id))
+		} else {
+			again = append(again, op)
+		}
+	}
+	l.Refused(again)
 	l.retryAt = now.Add(retryAfterConflict)
 	out = append(out, core.Log{Level: 8, Tenant: l.tenant, Text: "store refused a write; it is tried again", Attrs: []any{"key", l.key}})
 	return n.flush(now, l, out)

@@ -46,6 +46,8 @@ type Node struct {
 	asked map[core.TxnID]core.LegID // our open client transactions
 	taken map[string]core.LegID     // Call-ID and From tag of a caller's INVITE (s.8.2.2.2)
 
+	flows map[core.FlowID][]subject // tenant and agent that are reached over it
+
 	lines    map[subject]*line
 	inflight map[core.Token]*line
 	away     core.Time // since when a Store's outcome is open; 0: the store answers
@@ -85,7 +87,7 @@ func New(cfg Config) *Node {
 		tenants: map[core.TenantID]*tenancy{}, domains: map[string]core.TenantID{}, keys: map[core.KeyHash]core.TenantID{},
 		calls: map[core.InteractionID]*call.Call{}, tags: map[string]core.LegID{},
 		asked: map[core.TxnID]core.LegID{}, taken: map[string]core.LegID{},
-		lines: map[subject]*line{}, inflight: map[core.Token]*line{}, outbox: map[core.InteractionID]*parcel{},
+		flows: map[core.FlowID][]subject{}, lines: map[subject]*line{}, inflight: map[core.Token]*line{}, outbox: map[core.InteractionID]*parcel{},
 		auth:      digest.New(cfg.NonceKey),
 		invites:   limit.New[netip.Addr](float64(cfg.SourceRate), float64(2*cfg.SourceRate), 1<<16),
 		registers: limit.New[netip.Addr](float64(cfg.RegisterRate), float64(10*cfg.RegisterRate), 1<<16),

@@ -1,7 +1,6 @@
 package node
 
 import (
-	"maps"
 	"slices"
 	"strings"
 
@@ -73,6 +72,7 @@ func (n *Node) register(now core.Time, e core.RequestReceived, out []core.Effect
 // setBindings stores an agent's bindings and tells the desk whether it can be reached.
 func (n *Node) setBindings(now core.Time, t *tenancy, id core.AgentID, next registrar.Set, after []commit.Waiting, out []core.Effect) []core.Effect {
 	n.gauges.Bindings += len(next) - len(t.bindings[id])
+	n.remember(t.conf.ID, id, next)
 	reachable := len(next.Live(now)) > 0
 	if len(next) == 0 {
 		delete(t.bindings, id)
@@ -118,15 +118,29 @@ func (n *Node) bindingsDue(now core.Time, tenant core.TenantID, id core.AgentID,
 
 // flowClosed forgets what could be reached only over a connection that is gone.
 func (n *Node) flowClosed(now core.Time, flow core.FlowID, out []core.Effect) []core.Effect {
-	for _, id := range slices.Sorted(maps.Keys(n.tenants)) {
-		t := n.tenants[id]
-		for _, agent := range slices.Sorted(maps.Keys(t.bindings)) {
-			if next, changed := t.bindings[agent].Drop(flow); changed {
-				out = n.setBindings(now, t, agent, next, nil, out)
-			}
+	over := n.flows[flow]
+	delete(n.flows, flow)
+	for _, who := range over {
+		t, ok := n.tenants[who.tenant]
+		if !ok {
+			continue
+		}
+		id := core.AgentID(who.key)
+		if next, changed := t.bindings[id].Drop(flow); changed {
+			out = n.setBindings(now, t, id, next, nil, out)
 		}
 	}
 	return out
+}
+
+// remember notes which agents are reached over which connection.
+func (n *Node) remember(t core.TenantID, id core.AgentID, bindings registrar.Set) {
+	for _, b := range bindings {
+		who := subject{t, string(id)}
+		if b.Peer.Transport != core.UDP && b.Peer.Flow != "" && !slices.Contains(n.flows[b.Peer.Flow], who) {
+			n.flows[b.Peer.Flow] = append(n.flows[b.Peer.Flow], who)
+		}
+	}
 }
 
 // withdrawOffer takes back what an agent is being offered: it has logged out.

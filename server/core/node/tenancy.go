@@ -70,19 +70,33 @@ func recordOf(a acd.Agent) agentRecord {
 	return r
 }
 
-// agentOps returns the writes for those agents whose record has changed.
-func (n *Node) agentOps(t *tenancy, agents []core.AgentID) []core.Op {
-	var ops []core.Op
+// changed returns those of the agents whose record is not as it was last written down,
+// and takes note of the new one.
+func (t *tenancy) changed(agents []core.AgentID) []core.AgentID {
+	var all []core.AgentID
 	for _, id := range agents {
-		a, ok := t.desk.Agent(id)
-		if !ok {
-			continue
-		}
-		if r := recordOf(a); r != t.saved[id] {
-			t.saved[id] = r
-			ops = append(ops, core.Op{Key: agentKey(id), Value: encode(r)})
+		if a, ok := t.desk.Agent(id); ok && recordOf(a) != t.saved[id] {
+			t.saved[id] = recordOf(a)
+			all = append(all, id)
 		}
 	}
+	return all
+}
+
+// agentOps writes the records of a line's agents as they are at this moment. An agent's
+// record can go with several lines, so what waited in one must not undo what another wrote.
+func (n *Node) agentOps(l *line) []core.Op {
+	var ops []core.Op
+	for _, id := range l.agents {
+		var value []byte
+		if t, ok := n.tenants[l.tenant]; ok {
+			if r, ok := t.saved[id]; ok {
+				value = encode(r)
+			}
+		}
+		ops = append(ops, core.Op{Key: agentKey(id), Value: value})
+	}
+	l.agents = nil
 	return ops
 }
 
@@ -134,16 +148,24 @@ func (n *Node) show(t *tenancy, id core.AgentID, s acd.State) {
 
 // agentChanged writes, tells and matches after a change of an agent outside any call.
 func (n *Node) agentChanged(now core.Time, t *tenancy, id core.AgentID, after []commit.Waiting, out []core.Effect) []core.Effect {
-	ops := n.agentOps(t, []core.AgentID{id})
+	changed := t.changed([]core.AgentID{id})
 	waiting := append(n.tellAgents(t, []core.AgentID{id}), after...)
-	l := n.line(subject{t.conf.ID, agentKey(id)}, func() any { return t.saved[id] })
-	if len(ops) > 0 {
+	l := n.line(subject{t.conf.ID, agentKey(id)}, func() any { return t.record(id) })
+	if len(changed) > 0 {
 		l.Touch()
 	}
 	out = l.Add(now, waiting, out)
 	out = n.flush(now, l, out)
 	n.deskTimer(t)
 	return n.match(now, t, out)
+}
+
+// record is what is to be written of an agent; nil when there is none any more.
+func (t *tenancy) record(id core.AgentID) any {
+	if r, ok := t.saved[id]; ok {
+		return r
+	}
+	return nil
 }
 
 func (n *Node) deskTimer(t *tenancy) {
@@ -206,19 +228,19 @@ func (t *tenancy) view(now core.Time, conf tenant.Agent) command.AgentView {
 		StateSince: a.Since, Interaction: a.Interaction, Registered: len(t.bindings[conf.ID].Live(now))}
 }
 
-// everything lists the keys of all records of a tenant without live calls, as deletions.
-func (t *tenancy) everything() []core.Op {
-	var ops []core.Op
+// everything lists the keys of all records of a tenant without live calls, itself last.
+func (t *tenancy) everything() []string {
+	var keys []string
 	for _, id := range slices.Sorted(maps.Keys(t.queues)) {
-		ops = append(ops, core.Op{Key: queuePrefix + string(id)})
+		keys = append(keys, queuePrefix+string(id))
 	}
 	for _, id := range slices.Sorted(maps.Keys(t.agents)) {
-		ops = append(ops, core.Op{Key: agentPrefix + string(id)}, core.Op{Key: agentKey(id)}, core.Op{Key: bindingsKey(id)})
+		keys = append(keys, agentPrefix+string(id), agentKey(id), bindingsKey(id))
 	}
 	for _, id := range slices.Sorted(maps.Keys(t.numbers)) {
-		ops = append(ops, core.Op{Key: numberPrefix + id})
+		keys = append(keys, numberPrefix+id)
 	}
-	return ops
+	return append(keys, tenantKey)
 }
 
 // writes reports whether a write of the tenant is on its way.

@@ -28,7 +28,7 @@ const coreRoot = "github.com/dialtone-cc/dialtone/server/core"
 // names that forbiddenNames and allowedNames take out.
 func allowed() []string {
 	return []string{
-		"bytes", "cmp", "container/heap", "crypto/hmac", "crypto/md5", "crypto/sha256", "crypto/sha512", "crypto/subtle",
+		"bytes", "cmp", "container/heap", "container/list", "crypto/hmac", "crypto/md5", "crypto/sha256", "crypto/sha512", "crypto/subtle",
 		"encoding/base64", "encoding/binary", "encoding/hex", "encoding/json", "errors", "fmt", "hash", "hash/fnv", "iter", "maps",
 		"math", "math/bits", "math/rand/v2", "net", "net/netip", "net/url", "slices", "sort", "strconv", "strings", "time",
 		"unicode", "unicode/utf8",

@@ -269,13 +269,14 @@ func (c *Center) Deadline() core.Time {
 
 // Expire ends the wrap-ups that are over. Each is an agent's own (opensips#2679) and ends
 // when it is due, not before (asterisk#1006): the idle clock starts then, even if Expire
-// comes late. It returns whose wrap-up ended, in that order.
+// comes late, or with a Ready declared since. It returns whose wrap-up ended, in that order.
 func (c *Center) Expire(now core.Time) []core.AgentID {
 	var ended []core.AgentID
 	for c.ends.n > 0 && c.ends.first().at <= now {
 		m := c.ends.first().value
 		c.lift(m)
-		m.State, m.Since, m.IdleSince, m.WrapUpUntil = Idle, m.WrapUpUntil, m.WrapUpUntil, 0
+		m.State, m.Since = Idle, m.WrapUpUntil
+		m.IdleSince, m.WrapUpUntil = max(m.IdleSince, m.WrapUpUntil), 0
 		c.lay(m)
 		ended = append(ended, m.ID)
 	}

@@ -156,12 +156,13 @@ func (r *registration) bind(alive Set) (Set, *refusal) {
 			if refused := r.inOrder(next[i]); refused != nil && !fresh[i] {
 				return alive, refused
 			}
-			if place >= 0 || asked == 0 {
-				from := max(i, place) // the one before takes the place
-				next, fresh = slices.Delete(next, from, from+1), slices.Delete(fresh, from, from+1)
-				r.changed = true
+			if asked > 0 && place < 0 {
+				place = i
+				continue
 			}
-			place = i
+			next, fresh = slices.Delete(next, i, i+1), slices.Delete(fresh, i, i+1)
+			place-- // the place stays with the last one; asked == 0 has none
+			r.changed = true
 		}
 		switch {
 		case asked == 0:

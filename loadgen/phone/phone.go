@@ -80,7 +80,15 @@ func New(cfg Config) (*Phone, error) {
 	}
 	p.listen(srv)
 	go func() { _ = srv.ServeUDP(conn) }()
-	return p, nil
+	// The library knows the socket only once the goroutine runs; before, a request would
+	// try to bind it anew.
+	for range 1000 {
+		if _, err := ua.TransportLayer().GetConnection("udp", at.String()); err == nil {
+			return p, nil
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return nil, errors.Join(errors.New("the SIP port was not taken up within a second"), conn.Close())
 }
 
 // Incoming gives the calls that ring here, each with 180 sent.
@@ -119,6 +127,10 @@ func (p *Phone) listen(srv *sipgo.Server) {
 		case p.incoming <- c:
 		default:
 			_ = c.Reject(486)
+		}
+		select { // the library ends the transaction when this returns
+		case <-tx.Done():
+		case <-c.done:
 		}
 	})
 	srv.OnAck(func(r *sip.Request, tx sip.ServerTransaction) {

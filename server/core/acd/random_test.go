@@ -24,7 +24,10 @@ type drawn struct{ *rapid.T }
 func (d drawn) roll(n int) int { return rapid.IntRange(0, n-1).Draw(d.T, "roll") }
 
 // size bounds the world of a random script.
-type size struct{ queues, agents, entries, skills, seconds int }
+type size struct {
+	queues, agents, entries, skills, seconds int
+	rush                                     int // of 100 commands, how many more bring a call
+}
 
 // author writes random scripts. It knows what to name; what happens it does not know.
 type author struct {
@@ -104,6 +107,9 @@ func (a *author) enqueue(verb string) string {
 
 // line writes the next command. Those that carry calls on are written most.
 func (a *author) line() string {
+	if a.rush > 0 && a.roll(100) < a.rush {
+		return a.enqueue("requeue")
+	}
 	switch a.roll(20) {
 	case 0:
 		return a.putQueue(a.queue())
@@ -246,6 +252,9 @@ func TestTwinSeeds(t *testing.T) {
 	for seed := *firstSeed; seed < *firstSeed+*seeds; seed++ {
 		d := seeded{rand.New(rand.NewPCG(seed, 0))}
 		s := size{queues: 1 + d.roll(12), agents: 1 + d.roll(60), entries: 1 + d.roll(400), skills: 1 + d.roll(4), seconds: 1 + d.roll(30)}
+		if seed%4 == 0 {
+			s.queues, s.skills, s.rush = 1+d.roll(2), d.roll(2), 40+d.roll(40)
+		}
 		a := &author{dice: d, size: s}
 		p := newPair(s)
 		script := a.begin()

@@ -124,7 +124,7 @@ func declined(status int) bool {
 
 func (c *Call) ringTimeout(env *Env) {
 	// The agent is not to blame for an INVITE that the store never let out.
-	if c.Agent == nil || c.Agent.State == leg.Calling && env.Withdraw(c.Agent.Txn) {
+	if c.Agent == nil || c.Agent.TakeBack(&env.Env) {
 		c.withdraw(env, acd.Withdrawn, "withdrawn")
 		return
 	}

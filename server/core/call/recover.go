@@ -42,6 +42,7 @@ func (c *Call) Recover(env *Env) {
 		if c.Agent != nil {
 			c.Agent.Recover(&env.Env)
 			c.report(c.Agent)
+			c.Fading = append(c.Fading, *c.Agent)
 		}
 		c.Offer, c.Agent, c.Phase = nil, nil, Queued
 	case Arriving, Announcing:

@@ -24,26 +24,30 @@ const remembered = 1 << 17
 // Verifier challenges and verifies. A nonce is not remembered when it is made, only signed,
 // so a flood of requests without credentials costs no memory. What is remembered is the
 // highest nonce count of each nonce that was used with the right password, in two
-// generations of one Lifetime each: a nonce that still lives was issued in one of them.
+// generations that last a Lifetime or longer: a nonce that still lives was made in one of them.
+//
+// Generations are told apart by serial number and not by time, so that a clock that is set
+// back neither makes an old request good again nor locks anyone out.
 type Verifier struct {
 	key    [32]byte
-	issued uint32    // counts challenges, so that two at one instant differ
-	floor  core.Time // nonces issued before are stale: their counts are not known (any more)
-	epoch  int64     // number of the current generation: instant / Lifetime
-	counts [2]map[nonce]uint32
+	born   core.Time // is signed too: a nonce of the life before a restart is stale, for its counts are lost
+	serial uint64    // of the nonce made last
+	turned core.Time // when the current generation began
+	after  [2]uint64 // the nonces of the current generation, and of the one before, come after these serials
+	counts [2]map[uint64]uint32
 	limit  int
 }
 
 // nonce identifies one that we made.
 type nonce struct {
-	at    core.Time
-	count uint32
+	at     core.Time
+	serial uint64
 }
 
 // New returns a Verifier whose nonces are signed with key. A second node must not have the
 // same key: it doesn't know which counts were used here.
 func New(key [32]byte) *Verifier {
-	return &Verifier{key: key, counts: [2]map[nonce]uint32{{}, {}}, limit: remembered}
+	return &Verifier{key: key, counts: [2]map[uint64]uint32{{}, {}}, limit: remembered}
 }
 
 // Challenge returns the fields of a 401, one per algorithm, SHA-256 first: a client takes
@@ -88,8 +92,8 @@ func oldBaresip(agent string) bool {
 
 func (v *Verifier) challenge(now core.Time, realm string, stale bool, algorithms ...algorithm) []core.Field {
 	v.turn(now)
-	v.issued++
-	text := v.sign(nonce{now, v.issued}, realm)
+	v.serial++
+	text := v.sign(nonce{now, v.serial}, realm)
 	var fields []core.Field
 	for _, a := range algorithms {
 		value := `Digest realm=` + quote(realm) + `, nonce="` + text + `", algorithm=` + string(a) + `, qop="auth"`
@@ -171,58 +175,56 @@ func pick(req *core.Request, realm string) (claim, Outcome) {
 // use reports whether the nonce of c is ours, alive, and its count not used before; then it is now.
 func (v *Verifier) use(now core.Time, realm string, c claim) bool {
 	n, ok := v.signed(c.nonce, realm)
-	if !ok || n.at > now || now.Sub(n.at) > Lifetime || n.at < v.floor {
+	if !ok || n.at > now || now.Sub(n.at) > Lifetime || n.serial <= v.after[1] {
 		return false
 	}
 	counts := v.counts[0]
-	if generation(n.at) != v.epoch {
+	if n.serial <= v.after[0] {
 		counts = v.counts[1]
 	}
-	last, seen := counts[n]
+	last, seen := counts[n.serial]
 	if c.nc <= last {
 		return false
 	}
 	if !seen && len(counts) >= v.limit {
-		// Forget all, and take no nonce of the time that was forgotten: each client that
+		// Forget all, and take no nonce of those that were made until now: each client that
 		// is still there needs one more round trip, and no old request becomes good again.
-		v.floor, v.counts = now+1, [2]map[nonce]uint32{{}, {}}
+		v.after, v.counts = [2]uint64{v.serial, v.serial}, [2]map[uint64]uint32{{}, {}}
 		return true
 	}
-	counts[n] = c.nc
+	counts[n.serial] = c.nc
 	return true
 }
 
-func generation(t core.Time) int64 { return int64(t) / int64(Lifetime) }
-
-// turn begins a new generation when it is time. At birth, which may be a restart, the
-// nonces of the life before are stale.
+// turn begins a new generation when the current one has lasted a Lifetime.
 func (v *Verifier) turn(now core.Time) {
-	if v.floor == 0 {
-		v.floor, v.epoch = now, generation(now)
+	if v.born == 0 {
+		v.born, v.turned = now, now
 	}
-	switch g := generation(now); {
-	case g == v.epoch+1:
-		v.counts, v.epoch = [2]map[nonce]uint32{{}, v.counts[0]}, g
-	case g > v.epoch:
-		v.counts, v.epoch = [2]map[nonce]uint32{{}, {}}, g
+	if now < v.turned { // the clock was set back: the generation lasts that much longer
+		v.turned = now
 	}
-	// What is forgotten stays stale even if the clock is set back.
-	v.floor = max(v.floor, core.Time((v.epoch-1)*int64(Lifetime)))
+	if now.Sub(v.turned) > Lifetime {
+		v.turned = now
+		v.after = [2]uint64{v.serial, v.after[0]}
+		v.counts = [2]map[uint64]uint32{{}, v.counts[0]}
+	}
 }
 
-// The length of a nonce's parts in bytes: instant, count, signature (128 bits).
+// The length of a nonce's parts in bytes: instant, serial, signature (128 bits).
 const (
-	stamp     = 8 + 4
+	stamp     = 8 + 8
 	signature = 16
 )
 
 // sign returns the text of a nonce. The realm is signed with it: one tenant's is not another's.
 func (v *Verifier) sign(n nonce, realm string) string {
-	raw := make([]byte, stamp, stamp+sha256.Size)
-	binary.BigEndian.PutUint64(raw, uint64(n.at))
-	binary.BigEndian.PutUint32(raw[8:], n.count)
+	raw := make([]byte, 0, stamp+sha256.Size)
+	raw = binary.BigEndian.AppendUint64(raw, uint64(n.at))
+	raw = binary.BigEndian.AppendUint64(raw, n.serial)
 	h := hmac.New(sha256.New, v.key[:])
 	h.Write(raw)
+	h.Write(binary.BigEndian.AppendUint64(nil, uint64(v.born)))
 	h.Write([]byte(realm))
 	return base64.RawURLEncoding.EncodeToString(h.Sum(raw)[:stamp+signature])
 }
@@ -236,6 +238,6 @@ func (v *Verifier) signed(text, realm string) (nonce, bool) {
 	if err != nil {
 		return nonce{}, false
 	}
-	n := nonce{core.Time(binary.BigEndian.Uint64(raw)), binary.BigEndian.Uint32(raw[8:])}
+	n := nonce{core.Time(binary.BigEndian.Uint64(raw)), binary.BigEndian.Uint64(raw[8:])}
 	return n, hmac.Equal([]byte(text), []byte(v.sign(n, realm)))
 }

@@ -94,7 +94,7 @@ func (l *Leg) reinvited(env *Env, txn core.TxnID, req *core.Request, from core.P
 	if len(req.Body) > 0 {
 		l.Remote, _ = sdp.Parse(req.Body)
 	}
-	body, err := l.agree(sdp.SendRecv)
+	body, err := l.agree(before)
 	if err != nil {
 		l.Remote, l.Local = before, local
 		l.Version--
@@ -120,7 +120,7 @@ func (l *Leg) Reinvite(env *Env) {
 	if l.Remote.Addr.IsValid() {
 		want = l.Remote.Direction.Reverse()
 	}
-	l.Local = sdp.Local{ID: l.SDPID, Version: l.Version, Addr: l.Address, Direction: want, Formats: l.agreed()}.Offer()
+	l.Local = sdp.Local{ID: l.SDPID, Version: l.Version, Addr: l.Address, Direction: want, Formats: l.agreed()}.After(l.Local, l.Remote).Offer()
 	req := l.Dialog.Request(core.INVITE)
 	req.Contact = []core.Address{{URI: env.Contact(l.Dialog.Peer.Transport)}}
 	req.Header = []core.Field{{Name: "Allow", Value: Allow}}

@@ -74,6 +74,8 @@ type Leg struct {
 	Invite *core.Request `json:"invite,omitempty"` // theirs (UAS) or ours (UAC)
 	To     core.Target   `json:"to,omitzero"`      // where ours went
 	Repeat *Repeat       `json:"repeat,omitempty"`
+	// Cancelling: when the peer's final response is no longer waited for (s.9.1, 64*T1).
+	GiveUpAt core.Time `json:"give_up_at,omitzero"`
 
 	Exchange    Exchange   `json:"exchange,omitempty"`
 	ExchangeTxn core.TxnID `json:"exchange_txn,omitempty"`
@@ -167,6 +169,9 @@ func (l *Leg) Deadline() (core.Time, core.Reason) {
 		soonest(l.Repeat.At, "repeat 2xx")
 		soonest(l.Repeat.GiveUpAt, "no ACK")
 	}
+	if l.State == Cancelling {
+		soonest(l.GiveUpAt, "no answer to CANCEL")
+	}
 	if l.Exchange == Again {
 		soonest(l.AgainAt, "re-INVITE after 491")
 	}
@@ -182,7 +187,14 @@ func (l *Leg) Wake(env *Env) Report {
 	if r := l.Repeat; r != nil && r.At <= env.Now {
 		r.Every = min(2*r.Every, T2)
 		r.At = env.Now.Add(r.Every)
-		env.free(core.Respond{Txn: r.Txn, To: l.Dialog.Peer, Response: r.Response})
+		// The first one may still wait for its commit: then nothing goes before it, nor twice.
+		env.Withdraw(r.Txn)
+		env.Held = append(env.Held, commit.Waiting{Urgent: l.State == Confirmed,
+			Effect: core.Respond{Txn: r.Txn, To: l.Dialog.Peer, Response: r.Response}})
+	}
+	if l.State == Cancelling && l.GiveUpAt <= env.Now {
+		l.end(env, 487)
+		return Nothing
 	}
 	if l.Exchange == Again && l.AgainAt <= env.Now {
 		l.Exchange = Settled

@@ -25,12 +25,9 @@ func (l *Leg) Recover(env *Env) bool {
 		l.Repeat, l.Exchange, l.ExchangeTxn = nil, Settled, ""
 		return true
 	case Calling, Proceeding, Unwanted, Cancelling:
-		// The phone may ring: stop it. What it answers finds no transaction, so nothing is
-		// waited for; if it has answered with 200, it gives up for lack of an ACK (s.13.3.1.4).
-		if l.Invite != nil {
-			l.cancel(env)
-		}
-		l.end(env, 487)
+		// The phone may ring: stop it. It may also have answered, and repeats its 200 for lack
+		// of an ACK (s.13.3.1.4): the leg stays for a while, to acknowledge and to leave.
+		l.cancel(env)
 	case Leaving:
 		l.leave(env)
 	}

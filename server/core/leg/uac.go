@@ -163,10 +163,19 @@ func (l *Leg) Failed(env *Env, txn core.TxnID, cause core.FailCause) Report {
 	return Nothing
 }
 
-// Withdraw takes back an INVITE of ours, or leaves the dialog if it was answered.
+// TakeBack ends a leg whose INVITE never left: it still waits for its commit. It reports
+// whether that was so; asked a second time it says no.
+func (l *Leg) TakeBack(env *Env) bool {
+	if l.State != Calling || !env.Withdraw(l.Txn) {
+		return false
+	}
+	l.end(env, 487)
+	return true
+}
+
+// withdraw takes back an INVITE of ours, or leaves the dialog if it was answered.
 func (l *Leg) withdraw(env *Env) {
-	if env.Withdraw(l.Txn) { // it never left
-		l.end(env, 487)
+	if l.TakeBack(env) {
 		return
 	}
 	if l.State == Calling {
@@ -178,7 +187,7 @@ func (l *Leg) withdraw(env *Env) {
 }
 
 func (l *Leg) cancel(env *Env) {
-	l.State = Cancelling
+	l.State, l.GiveUpAt = Cancelling, env.Now.Add(AckPatience)
 	c := &core.Request{Method: core.CANCEL, URI: l.Invite.URI, Message: core.Message{
 		From: l.Invite.From, To: l.Invite.To, CallID: l.Invite.CallID, CSeq: l.Invite.CSeq, Route: l.Invite.Route,
 	}}

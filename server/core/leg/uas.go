@@ -47,7 +47,7 @@ func NewUAS(env *Env, id core.LegID, txn core.TxnID, invite *core.Request, from 
 // it decides for 488 instead and reports Refused.
 func (l *Leg) Answer(env *Env, address netip.AddrPort) Report {
 	l.Address = address
-	body, err := l.agree(sdp.SendRecv)
+	body, err := l.agree(l.Remote)
 	if err != nil {
 		l.Reject(env, 488, core.Field{Name: "Warning", Value: `305 dialtone "Incompatible media format"`})
 		return Refused
@@ -59,15 +59,22 @@ func (l *Leg) Answer(env *Env, address netip.AddrPort) Report {
 }
 
 // agree answers the offer that the peer's INVITE carries, or makes an offer when it
-// carries none (s.13.2.1: then the answer comes with the ACK).
-func (l *Leg) agree(want sdp.Direction) ([]byte, error) {
+// carries none (s.13.2.1: then the answer comes with the ACK). Before is what the peer
+// described last.
+func (l *Leg) agree(before sdp.Session) ([]byte, error) {
 	l.Version++
-	local := sdp.Local{ID: l.SDPID, Version: l.Version, Addr: l.Address, Direction: want,
+	local := sdp.Local{ID: l.SDPID, Version: l.Version, Addr: l.Address, Direction: sdp.SendRecv,
 		Formats: append(sdp.G711(), sdp.PassThrough()...)}
 	if !l.Remote.Addr.IsValid() {
 		local.Formats = sdp.G711()
+		if before.Addr.IsValid() {
+			local = local.After(l.Local, before)
+		}
 		l.Local = local.Offer()
 		return l.Local.Marshal(), nil
+	}
+	if l.Local.Addr.IsValid() {
+		local = local.After(l.Local, l.Remote)
 	}
 	answer, err := local.Answer(l.Remote)
 	if err != nil {
@@ -149,9 +156,13 @@ func (l *Leg) Acknowledge(env *Env, req *core.Request) Report {
 	return report
 }
 
-// take applies the peer's answer to our offer.
+// take applies the peer's answer to our offer. Phones that forget the direction in their
+// answer to a hold are common: they are understood as what the offer left open.
 func (l *Leg) take(answer sdp.Session) error {
-	if err := l.Local.Accept(answer); err != nil {
+	switch err := l.Local.Accept(answer); {
+	case errors.Is(err, sdp.ErrDirection):
+		answer.Direction = l.Local.Direction.Reverse().And(answer.Direction)
+	case err != nil:
 		return err
 	}
 	codec, telephone, ok := answer.Codec()

@@ -119,7 +119,7 @@ func shown(t tenant.Tenant) tenant.Tenant {
 }
 
 func (n *Node) createTenant(a *asked, c command.CreateTenant) {
-	conf := c.Tenant
+	conf := c.Tenant.WithDefaults() // a limit of zero means the default, not "nothing"
 	conf.Keys = []core.KeyHash{c.Key}
 	if fields := conf.Valid(); len(fields) > 0 {
 		a.answer(nil, invalid(fields))
@@ -150,6 +150,7 @@ func (n *Node) changeTenant(a *asked, c command.ChangeTenant) {
 	}
 	if c.Limits != nil {
 		conf.Limits = *c.Limits
+		conf = conf.WithDefaults()
 	}
 	if c.Sources != nil {
 		conf.Sources = nil

@@ -2,7 +2,6 @@ package node
 
 import (
 	"slices"
-	"strings"
 
 	"github.com/dialtone-cc/dialtone/server/core"
 	"github.com/dialtone-cc/dialtone/server/core/acd"
@@ -29,9 +28,6 @@ func (n *Node) register(now core.Time, e core.RequestReceived, out []core.Effect
 	if n.life == Restoring {
 		return n.refuse(e, 503, out, leg.RetryAfter(2))
 	}
-	if required := req.Values("Require"); len(required) > 0 {
-		return n.refuse(e, 420, out, core.Field{Name: "Unsupported", Value: strings.Join(required, ", ")})
-	}
 	t, realm := n.tenantOf(req.URI.Host), req.URI.Host
 	if t != nil {
 		realm = t.conf.Domain
@@ -46,7 +42,7 @@ func (n *Node) register(now core.Time, e core.RequestReceived, out []core.Effect
 	case outcome == digest.Malformed:
 		return n.refuse(e, 400, out)
 	case outcome != digest.OK:
-		return n.refuse(e, 401, out, n.auth.Challenge(now, realm, outcome == digest.Stale)...)
+		return n.refuse(e, 401, out, n.auth.ChallengeFor(now, req, realm, outcome == digest.Stale)...)
 	case user != req.To.URI.User: // who may register one address may not register another's
 		return n.refuse(e, 403, out)
 	}

@@ -34,6 +34,18 @@ func parsePath(values []string) ([]core.Address, error) {
 	return path, nil
 }
 
+// parameter returns a parameter of a Contact value, without quotes. A quoted value may hold
+// semicolons (an instance of RFC 5626 s.4.1 is any URN), which core.Address does not look for.
+func parameter(a core.Address, name string) (string, bool) {
+	for _, part := range split(a.Params, ';') {
+		key, value, _ := strings.Cut(part, "=")
+		if strings.EqualFold(strings.TrimSpace(key), name) {
+			return strings.Trim(strings.TrimSpace(value), `"`), true
+		}
+	}
+	return "", false
+}
+
 // withoutExpires removes the expires parameter, which is kept as an instant.
 func withoutExpires(params string) string {
 	var b strings.Builder

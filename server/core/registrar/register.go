@@ -205,8 +205,8 @@ func (r *registration) binding(contact core.Address) (Binding, time.Duration, *r
 		Q: quality(contact), At: r.now, Path: r.path,
 	}
 	b.Contact.Params = withoutExpires(contact.Params)
-	b.Instance, _ = contact.Param("+sip.instance")
-	if id, given := contact.Param("reg-id"); given {
+	b.Instance, _ = parameter(contact, "+sip.instance")
+	if id, given := parameter(contact, "reg-id"); given {
 		if n, err := strconv.ParseInt(id, 10, 32); err == nil && n > 0 {
 			b.RegID = int(n)
 		}
@@ -215,7 +215,7 @@ func (r *registration) binding(contact core.Address) (Binding, time.Duration, *r
 	if d, given := r.header(); given {
 		asked = d
 	}
-	if text, given := contact.Param("expires"); given {
+	if text, given := parameter(contact, "expires"); given {
 		asked = seconds(text)
 	}
 	// Step 7 spares intervals of an hour and more, whatever the minimum is.
@@ -253,7 +253,7 @@ func seconds(text string) time.Duration {
 
 // quality reads q, 0 to 1 (s.20.10). Without one, or with nonsense, a contact is as good as any.
 func quality(contact core.Address) float64 {
-	text, _ := contact.Param("q")
+	text, _ := parameter(contact, "q")
 	q, err := strconv.ParseFloat(text, 64)
 	if err != nil || !(q >= 0 && q <= 1) {
 		return 1

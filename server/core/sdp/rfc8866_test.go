@@ -125,6 +125,14 @@ func TestFormats(t *testing.T) {
 	if !ok || codec.Name != "G722" || codec.Payload != 9 || codec.Clock != 8000 || event != 101 {
 		t.Errorf("codec %+v, event %d, %v", codec, event, ok)
 	}
+	// RFC 4733 s.2.1: events run on the clock of the codec.
+	clocks := []string{"a=rtpmap:99 telephone-event/48000", "a=rtpmap:101 telephone-event/8000"}
+	if _, event, _ := parsed(t, audio("m=audio 4 RTP/AVP 0 99 101", clocks...)).Codec(); event != 101 {
+		t.Errorf("event %d", event)
+	}
+	if _, event, _ := parsed(t, audio("m=audio 4 RTP/AVP 0 99", clocks...)).Codec(); event != 0 {
+		t.Errorf("event %d", event)
+	}
 	for _, none := range []string{"m=audio 0 RTP/AVP 0", "m=audio 4 RTP/AVP 13", "m=video 4 RTP/AVP 31", "m=audio 4 RTP/AVP 96"} {
 		if codec, _, ok := parsed(t, audio(none)).Codec(); ok {
 			t.Errorf("%q has codec %+v", none, codec)

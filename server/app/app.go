@@ -1,0 +1,280 @@
+// Package app puts a node together. It is the only place where the edges meet the core:
+// it starts them in order, carries every effect to its edge, and ends them in order.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/dialtone-cc/dialtone/server/config"
+	"github.com/dialtone-cc/dialtone/server/core"
+	"github.com/dialtone-cc/dialtone/server/core/node"
+	"github.com/dialtone-cc/dialtone/server/edge/etcdstore"
+	"github.com/dialtone-cc/dialtone/server/edge/httpapi"
+	"github.com/dialtone-cc/dialtone/server/edge/loop"
+	"github.com/dialtone-cc/dialtone/server/edge/media"
+	"github.com/dialtone-cc/dialtone/server/edge/records"
+	"github.com/dialtone-cc/dialtone/server/edge/sipstack"
+	"github.com/dialtone-cc/dialtone/server/telemetry"
+)
+
+// Main is one node as a value: Start brings it up, Run keeps it until it is told to end,
+// Close frees what is left. A test runs it like the program does.
+type Main struct {
+	cfg      *config.Config
+	build    telemetry.Build
+	lines    *telemetry.Writer
+	log      *slog.Logger
+	metrics  *telemetry.Metrics
+	identity identity
+
+	node  *node.Node
+	loop  atomic.Pointer[loop.Loop] // nil until the core can take events
+	sip   *sipstack.Stack
+	media *media.Media
+	store *etcdstore.Store
+	out   *records.Writer
+	api   *httpapi.API
+	http  net.Listener
+
+	asks    answers
+	health  health
+	drained chan struct{} // closed by the effect
+	once    sync.Once     // of drained
+	broke   chan error    // the loop's or the HTTP server's end, when it was not asked for
+	undo    []func()      // what Close does, last first
+}
+
+// New returns a node that Start brings up. Log lines go to log; they never block the node.
+func New(cfg *config.Config, build telemetry.Build, log io.Writer) *Main {
+	m := &Main{
+		cfg: cfg, build: build, lines: telemetry.NewWriter(log), metrics: telemetry.New(build),
+		drained: make(chan struct{}), broke: make(chan error, 2),
+	}
+	m.asks.waiting = map[core.Token]chan core.Reply{}
+	m.undo = append(m.undo, m.lines.Close)
+	return m
+}
+
+// Start brings everything up, in this order: directory, keys, HTTP socket, store, records, media, SIP,
+// the core with what the store held, API, demo tenant. An error says what to do; Close is to be
+// called in any case.
+func (m *Main) Start(ctx context.Context) error {
+	lock, err := occupy(m.cfg.Data)
+	if err != nil {
+		return err
+	}
+	m.undo = append(m.undo, func() { _ = lock.Close() })
+	if m.identity, err = readIdentity(m.cfg); err != nil {
+		return err
+	}
+	m.openLog()
+	if m.http, err = listenHTTP(m.cfg.HTTP); err != nil {
+		return err
+	}
+	m.undo = append(m.undo, func() { _ = m.http.Close() })
+	entries, err := m.openStore(ctx)
+	if err != nil {
+		return err
+	}
+	history, err := m.openRecords()
+	if err != nil {
+		return err
+	}
+	if err := m.openCalls(); err != nil {
+		return err
+	}
+	m.openAPI(history) // before the core runs: it tells listeners what it takes up
+	m.startLoop(entries)
+	m.serveHTTP()
+	if m.cfg.Command == config.Dev {
+		if err := m.furnish(ctx); err != nil {
+			return fmt.Errorf("demo tenant: %w", err)
+		}
+	}
+	m.observeGauges()
+	m.health.up.Store(true)
+	m.log.Info("ready", "sip_udp", m.SIP(core.UDP), "sip_tcp", m.SIP(core.TCP), "http", m.HTTP(),
+		"rtp", fmt.Sprintf("%d-%d", m.cfg.RTP.From, m.cfg.RTP.To), "data", m.cfg.Data, "version", m.build.Version)
+	return nil
+}
+
+// SIP returns the address that is bound for a transport. After Start.
+func (m *Main) SIP(t core.Transport) netip.AddrPort { return m.sip.Addr(t) }
+
+// HTTP returns the address of the API. After Start.
+func (m *Main) HTTP() netip.AddrPort { return m.http.Addr().(*net.TCPAddr).AddrPort() }
+
+// OperatorKey returns the operator's key. After Start.
+func (m *Main) OperatorKey() core.Secret {
+	if m.cfg.OperatorKey != "" {
+		return m.cfg.OperatorKey
+	}
+	return m.identity.OperatorKey.secret()
+}
+
+// AgentPassword returns the SIP password of the demo agents. After Start, in dev.
+func (m *Main) AgentPassword() core.Secret { return m.identity.AgentPassword.secret() }
+
+func (m *Main) openLog() {
+	terminal, color := telemetry.Terminal(os.Stderr)
+	m.log = telemetry.NewLog(m.lines, telemetry.LogConfig{
+		Level: m.cfg.LogLevel, Text: m.cfg.LogFormat == config.Text || m.cfg.LogFormat == config.Auto && terminal,
+		Color: color, Node: m.identity.Node,
+	})
+	for _, warning := range m.cfg.Warnings {
+		m.log.Warn(warning)
+	}
+}
+
+func (m *Main) emit(ev core.Event) bool {
+	l := m.loop.Load()
+	return l != nil && l.Emit(ev)
+}
+
+// openStore opens etcd and takes this node's state over.
+func (m *Main) openStore(ctx context.Context) ([]core.Entry, error) {
+	client, err := m.openEtcd(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	store, entries, err := etcdstore.Open(ctx, etcdstore.Config{
+		Client: client, Node: m.identity.Node, Emit: m.emit, Observe: m.metrics.Commit, Log: m.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	m.store = store
+	m.undo = append(m.undo, func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		if err := store.Close(ctx); err != nil {
+			m.log.Error("the store was closed with writes open; they are settled at the next start", "err", err)
+		}
+	})
+	m.health.watch(client)
+	m.undo = append(m.undo, m.health.close)
+	return entries, nil
+}
+
+// startLoop makes the core, gives it what the store held, and lets it run.
+func (m *Main) startLoop(entries []core.Entry) {
+	m.node = node.New(m.nodeConfig())
+	l := loop.New(loop.Config{Node: m.node, Dispatch: m.dispatch, Observe: func(o loop.Observation) {
+		m.metrics.Event(o.Event)
+		m.metrics.Step(o.Lag, o.Step, o.Dispatch)
+	}})
+	l.Emit(core.Restored{Entries: entries}) // the first event of a node
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if err := l.Run(ctx); err != nil {
+			m.crashed(l, err)
+		}
+	}()
+	m.loop.Store(l)
+	m.undo = append(m.undo, func() { cancel(); <-ended })
+}
+
+func (m *Main) nodeConfig() node.Config {
+	cfg := node.Config{
+		ID: m.identity.Node, Seed: chance(), NonceKey: chance(), Operator: core.HashKey(m.OperatorKey().Reveal()),
+		Contact:   map[core.Transport]netip.AddrPort{core.UDP: m.SIP(core.UDP), core.TCP: m.SIP(core.TCP)},
+		MediaAddr: m.cfg.MediaAddr, RingTimeout: m.cfg.RingTimeout,
+		MaxCalls: m.cfg.MaxCalls, SourceRate: m.cfg.SourceRate, RegisterRate: m.cfg.RegisterRate,
+	}
+	for _, transport := range []core.Transport{core.UDP, core.TCP} {
+		if at, ok := m.cfg.Contact[transport]; ok {
+			cfg.Contact[transport] = at
+		}
+	}
+	if m.cfg.Command == config.Dev {
+		cfg.Literal = demoTenant
+	}
+	return cfg
+}
+
+// crashed writes down what led to the end of the core. The process must end: what is in
+// memory can't be trusted, what was promised is in the store.
+func (m *Main) crashed(l *loop.Loop, err error) {
+	var broken *loop.Broken
+	stack := ""
+	if errors.As(err, &broken) {
+		stack = string(broken.Stack)
+	}
+	file, dumpErr := m.DumpFlight()
+	m.log.Error("the core broke; ending the process, a restart takes the calls up again", "err", err, "flight_record", file, "dump_err", dumpErr, "stack", stack)
+	m.broke <- err
+}
+
+// DumpFlight writes the flight record to a file in the data directory and returns its name.
+func (m *Main) DumpFlight() (string, error) {
+	l := m.loop.Load()
+	if l == nil {
+		return "", errors.New("the core has not started")
+	}
+	name := filepath.Join(m.cfg.Data, "flight-"+time.Now().UTC().Format("20060102T150405.000")+".txt")
+	file, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return "", err
+	}
+	_, err = l.Flight().WriteTo(file)
+	return name, errors.Join(err, file.Close())
+}
+
+func (m *Main) openAPI(history httpapi.History) {
+	m.api = httpapi.New(httpapi.Config{
+		Submit: m.emit, History: history, Ready: m.Ready, Metrics: m.metrics.Handler(), Log: m.log, Observe: m.metrics.HTTP,
+	})
+}
+
+// serveHTTP answers the API.
+func (m *Main) serveHTTP() {
+	server := httpapi.Server("", m.api)
+	server.ErrorLog = slog.NewLogLogger(m.log.Handler(), slog.LevelDebug)
+	go func() {
+		if err := server.Serve(m.http); !errors.Is(err, http.ErrServerClosed) {
+			m.broke <- fmt.Errorf("the API's server ended: %w", err)
+		}
+	}()
+	m.undo = append(m.undo, func() {
+		m.api.Close()
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		if server.Shutdown(ctx) != nil {
+			_ = server.Close()
+		}
+	})
+}
+
+func listenHTTP(at netip.AddrPort) (net.Listener, error) {
+	listener, err := net.Listen("tcp", at.String())
+	if err != nil {
+		return nil, fmt.Errorf("HTTP: cannot listen on %s: %w; choose another port with --http", at, err)
+	}
+	return listener, nil
+}
+
+// Close ends what Start began, in the reverse order: the API first, then SIP and media, then
+// the loop, the records and the store.
+func (m *Main) Close() {
+	for len(m.undo) > 0 {
+		last := m.undo[len(m.undo)-1]
+		m.undo = m.undo[:len(m.undo)-1]
+		last()
+	}
+}

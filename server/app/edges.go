@@ -1,0 +1,110 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+
+	"github.com/dialtone-cc/dialtone/server/core"
+	"github.com/dialtone-cc/dialtone/server/edge/etcdstore"
+	"github.com/dialtone-cc/dialtone/server/edge/httpapi"
+	"github.com/dialtone-cc/dialtone/server/edge/media"
+	"github.com/dialtone-cc/dialtone/server/edge/records"
+	"github.com/dialtone-cc/dialtone/server/edge/sipstack"
+	"github.com/dialtone-cc/dialtone/server/telemetry"
+)
+
+// openEtcd returns a client: of the endpoints that were given, or of a member within this process.
+func (m *Main) openEtcd(ctx context.Context) (*clientv3.Client, error) {
+	if len(m.cfg.Etcd) > 0 {
+		client, err := clientv3.New(clientv3.Config{
+			Endpoints: m.cfg.Etcd, DialTimeout: 5 * time.Second, DialKeepAliveTime: 3 * time.Second, DialKeepAliveTimeout: 2 * time.Second,
+			Logger: zap.NewNop(), // what fails is told by the calls that fail
+		})
+		if err != nil {
+			return nil, fmt.Errorf("etcd: %w", err)
+		}
+		m.undo = append(m.undo, func() { _ = client.Close() })
+		return client, nil
+	}
+	embedded, err := etcdstore.Embed(ctx, etcdstore.EmbedConfig{Dir: filepath.Join(m.cfg.Data, "store"), Log: m.log})
+	if err != nil {
+		return nil, err
+	}
+	m.undo = append(m.undo, embedded.Close)
+	return embedded.Client(), nil
+}
+
+// openRecords opens the store of finished interactions.
+func (m *Main) openRecords() (httpapi.History, error) {
+	store, err := records.OpenSQLite(filepath.Join(m.cfg.Data, "records.db"))
+	if err != nil {
+		return nil, err
+	}
+	m.undo = append(m.undo, func() { _ = store.Close() })
+	m.out = records.NewWriter(store, m.emit, m.log)
+	m.undo = append(m.undo, func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		if err := m.out.Close(ctx); err != nil {
+			m.log.Error("records", "err", err)
+		}
+	})
+	return history{store}, nil
+}
+
+// openCalls binds media and SIP. What arrives before the core runs is shed.
+func (m *Main) openCalls() (err error) {
+	if m.media, err = media.New(media.Config{
+		Addr: m.cfg.SIP.Addr(), From: m.cfg.RTP.From, To: m.cfg.RTP.To, Emit: m.emit, Log: m.log,
+	}); err != nil {
+		return err
+	}
+	m.undo = append(m.undo, func() { _ = m.media.Close() })
+	if m.sip, err = sipstack.New(sipstack.Config{
+		Listen: []sipstack.Listen{
+			{Transport: core.UDP, Addr: m.cfg.SIP, Contact: m.cfg.Contact[core.UDP]},
+			{Transport: core.TCP, Addr: m.cfg.SIP, Contact: m.cfg.Contact[core.TCP]},
+		},
+		Emit: m.emit, Log: m.log,
+	}); err != nil {
+		return err
+	}
+	m.undo = append(m.undo, func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		if err := m.sip.Close(ctx); err != nil {
+			m.log.Warn("SIP was closed with messages unsent", "err", err)
+		}
+	})
+	return nil
+}
+
+// dispatch carries one effect to its edge. It runs on the loop's goroutine.
+func (m *Main) dispatch(e core.Effect) {
+	m.metrics.Effect(e)
+	switch e := e.(type) {
+	case core.SendRequest, core.Respond:
+		m.sip.Do(e)
+	case core.OpenMedia, core.SetMedia, core.CloseMedia:
+		m.media.Do(e)
+	case core.Store:
+		m.store.Do(e)
+	case core.Deliver:
+		m.out.Do(e)
+	case core.Reply:
+		if !m.asks.take(e) {
+			m.api.Do(e)
+		}
+	case core.Publish:
+		m.api.Do(e)
+	case core.Log:
+		telemetry.Line(m.log, e)
+	case core.Drained:
+		m.once.Do(func() { close(m.drained) })
+	}
+}

@@ -1,0 +1,477 @@
+package etcdstore
+
+import (
+	"context"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/dialtone-cc/dialtone/server/core"
+)
+
+// need is what must be done before a batch may be sent.
+type need string
+
+// The needs.
+const (
+	needNothing need = "nothing"
+	needLook    need = "look"  // an outcome is open, or the lease has fallen silent: read both keys
+	needClaim   need = "claim" // the node's key has expired and nobody wrote in our place
+	needTrace   need = "trace" // fenced while a batch was open: read from history whether it committed
+)
+
+// task is what is in flight.
+type task string
+
+// The tasks.
+const (
+	rest     task = "rest"
+	sending  task = "send"
+	looking  task = "look"
+	claiming task = "claim"
+	sealing  task = "seal" // a link without changes, so that no open copy of a bad batch can commit any more
+	tracing  task = "trace"
+)
+
+// answer is what came back of a task.
+type answer struct {
+	task  task
+	err   error // the outcome is open, unless isDefinite(err)
+	ok    bool  // the comparisons held: committed at rev
+	rev   int64
+	sight sight            // when not ok, and of looking
+	lease clientv3.LeaseID // of claiming
+	mine  bool             // of tracing: the batch had committed
+}
+
+// writer is the one goroutine behind a Store. All its fields are its own.
+type writer struct {
+	s       *Store
+	at      position
+	lease   clientv3.LeaseID
+	unkeep  context.CancelFunc // ends the keepalive of lease
+	silent  bool               // the keepalive has ended by itself
+	batch   *batch             // formed, outcome not certain
+	need    need
+	doing   task
+	fenced  bool
+	claim   string    // id of a claim of ours whose outcome is open; ""
+	seal    string    // the same, of a seal
+	alone   int       // so many of the next Stores are sent one by one
+	made    uint64    // links made so far
+	fails   int       // attempts in a row whose outcome stayed open
+	hold    time.Time // no task is started before
+	warnAt  time.Time // when Unknown is due, while there is a batch
+	answers chan answer
+	lapses  chan clientv3.LeaseID
+	timer   *time.Timer
+}
+
+func (w *writer) run() {
+	defer close(w.s.done)
+	defer w.timer.Stop()
+	w.doing = rest
+	for {
+		w.pass()
+		if w.step(); w.idle() {
+			close(w.s.flushed)
+			<-w.s.base.Done()
+			return
+		}
+		now := time.Now()
+		if w.batch != nil && !now.Before(w.warnAt) {
+			w.warn(now)
+			w.warnAt = now.Add(w.s.cfg.pace.warn)
+		}
+		w.timer.Reset(w.pause(now))
+		select {
+		case <-w.s.base.Done():
+			return // a task in flight ends by its context, and its answer has room
+		case <-w.s.wake:
+		case a := <-w.answers:
+			w.doing = rest
+			w.took(a)
+		case lease := <-w.lapses:
+			w.lapse(lease)
+		case <-w.timer.C:
+		}
+	}
+}
+
+// idle reports whether the store is closing and nothing is left to do.
+func (w *writer) idle() bool {
+	w.s.mu.Lock()
+	defer w.s.mu.Unlock()
+	return w.s.closing && w.doing == rest && w.batch == nil && len(w.s.queue.stores) == 0 && len(w.s.answers) == 0
+}
+
+// pass hands over what was answered without being sent.
+func (w *writer) pass() {
+	w.s.mu.Lock()
+	answers := w.s.answers
+	w.s.answers = nil
+	w.s.mu.Unlock()
+	for _, ev := range answers {
+		w.tell(ev)
+	}
+}
+
+// tell hands an event to the core, however long its inbox is full: the core waits for it.
+func (w *writer) tell(ev core.Event) {
+	for !w.s.cfg.Emit(ev) {
+		select {
+		case <-w.s.base.Done():
+			return
+		case <-time.After(emitBackoff):
+		}
+	}
+}
+
+// step starts the next task, unless one is in flight or it is too early.
+func (w *writer) step() {
+	if w.doing != rest || time.Now().Before(w.hold) {
+		return
+	}
+	if w.fenced {
+		w.refuseAll()
+		return
+	}
+	switch w.need {
+	case needLook:
+		w.start(looking)
+		return
+	case needClaim:
+		w.start(claiming)
+		return
+	case needTrace:
+		w.start(tracing)
+		return
+	}
+	if w.batch != nil && w.batch.bad != nil {
+		if w.batch.open {
+			w.start(sealing)
+			return
+		}
+		w.split()
+	}
+	if w.batch == nil && !w.form() {
+		return
+	}
+	w.start(sending)
+}
+
+// form makes the next batch of what waits.
+func (w *writer) form() bool {
+	w.s.mu.Lock()
+	defer w.s.mu.Unlock()
+	if len(w.s.queue.stores) == 0 {
+		return false
+	}
+	w.batch = w.s.queue.take(w.newLink(), w.alone > 0)
+	if w.alone > 0 {
+		w.alone--
+	}
+	w.batch.sent = time.Now()
+	w.warnAt = w.batch.sent.Add(w.s.cfg.pace.warn)
+	w.s.sent = w.batch.sent
+	return true
+}
+
+func (w *writer) newLink() string {
+	w.made++
+	return w.s.link(w.made)
+}
+
+// start carries out one task in a goroutine of its own, which ends by the attempt's deadline.
+func (w *writer) start(t task) {
+	w.doing = t
+	at, batch := w.at, w.batch
+	switch {
+	case t == claiming && w.claim == "":
+		w.claim = w.newLink()
+	case t == sealing && w.seal == "":
+		w.seal = w.newLink()
+	}
+	claim, seal := w.claim, w.seal
+	go func() {
+		ctx, cancel := context.WithTimeout(w.s.base, w.s.cfg.pace.attempt)
+		defer cancel()
+		var a answer
+		switch t {
+		case sending:
+			a = w.s.commit(ctx, at, batch.id, batch.changes)
+		case looking:
+			a = w.s.look(ctx)
+		case claiming:
+			a = w.s.claim(ctx, at, claim)
+		case sealing:
+			a = w.s.commit(ctx, at, seal, nil)
+		case tracing:
+			a = w.s.trace(ctx, at, batch.id)
+		}
+		a.task = t
+		w.answers <- a
+	}()
+}
+
+// took acts on what came back.
+func (w *writer) took(a answer) {
+	switch {
+	case a.err != nil && a.task == sending && isDefinite(a.err):
+		w.batch.bad = a.err // says nothing of copies that were sent before
+		return
+	case a.err != nil:
+		w.failed(a)
+		return
+	}
+	w.fails, w.hold = 0, time.Time{}
+	switch {
+	case a.task == tracing:
+		w.traced(a.mine)
+	case a.task == looking || !a.ok:
+		w.saw(a.sight)
+	case a.task == sending:
+		w.at.link = a.rev
+		w.moved()
+		w.committed()
+	case a.task == claiming:
+		w.claimed(position{incarnation: a.rev, link: a.rev}, a.lease)
+	case a.task == sealing:
+		w.at.link = a.rev
+		w.moved()
+		w.batch.open = false
+	}
+}
+
+// failed notes an attempt whose outcome is open, and waits before the next one.
+func (w *writer) failed(a answer) {
+	if a.task == sending {
+		w.batch.open = true
+	}
+	if a.task != tracing {
+		w.need = needLook
+	}
+	w.fails++
+	pace := w.s.cfg.pace
+	pause := min(pace.lastBackoff, pace.firstBackoff<<min(w.fails-1, 10))
+	w.hold = time.Now().Add(pause)
+	if w.fails == 3 { // the first two are a leader that changes, or a connection that is made anew
+		w.s.cfg.Log.Warn("etcd does not answer: writes wait, live calls go on", "node", w.s.cfg.Node, "err", a.err)
+	}
+}
+
+// saw acts on a sight of both keys.
+func (w *writer) saw(s sight) {
+	w.need = needNothing
+	open := ""
+	if w.batch != nil && w.batch.open {
+		open = w.batch.id
+	}
+	switch w.at.judge(s, open, w.claim, w.seal) {
+	case untouched:
+		if w.silent {
+			w.keepAlive()
+		}
+	case lapsed:
+		// Copies of the batch compare an incarnation that is gone: they are dead.
+		if w.batch != nil {
+			w.batch.open = false
+		}
+		w.need = needClaim
+	case taken:
+		w.fence(open != "")
+	case advanced:
+		switch s.last {
+		case open:
+			w.at.link = s.chain
+			w.moved()
+			w.committed()
+		case w.claim:
+			w.claimed(position{incarnation: s.chain, link: s.chain}, s.lease)
+		case w.seal:
+			w.at.link = s.chain
+			w.moved()
+			w.batch.open = false
+		}
+		w.saw(s) // what became of the node's key meanwhile; chain is now where we left it
+	}
+}
+
+// moved forgets the open links beside the batch: chain has moved on, so they are dead.
+func (w *writer) moved() { w.claim, w.seal = "", "" }
+
+// claimed goes on with a new incarnation. What was sent under the old one is dead.
+func (w *writer) claimed(at position, lease clientv3.LeaseID) {
+	w.at, w.lease, w.need = at, lease, needNothing
+	w.moved()
+	if w.batch != nil {
+		w.batch.open = false
+	}
+	w.keepAlive()
+	w.s.mu.Lock()
+	w.s.gauges.Claims++
+	w.s.mu.Unlock()
+	w.s.cfg.Log.Info("node claimed again after its lease had expired", "node", w.s.cfg.Node, "incarnation", at.incarnation)
+}
+
+// committed answers the batch.
+func (w *writer) committed() {
+	b := w.batch
+	took := time.Since(b.sent)
+	w.batch = nil
+	w.s.mu.Lock()
+	w.s.sent = time.Time{}
+	w.s.gauges.Commits++
+	w.s.gauges.Ops += uint64(len(b.changes))
+	w.s.mu.Unlock()
+	if w.s.cfg.Observe != nil {
+		w.s.cfg.Observe(took, len(b.changes))
+	}
+	for i := range b.stores {
+		w.tell(core.Stored{Token: b.stores[i].token})
+	}
+}
+
+// split acts on a batch that etcd refuses for its form (limits below the usual ones): each
+// of its Stores is sent alone, and the one that is refused alone is a Conflict.
+func (w *writer) split() {
+	b := w.batch
+	w.batch = nil
+	w.s.mu.Lock()
+	w.s.sent = time.Time{}
+	if len(b.stores) > 1 {
+		w.s.queue.putBack(b)
+		w.alone = len(b.stores)
+	} else {
+		w.s.gauges.Refused++
+	}
+	w.s.mu.Unlock()
+	if len(b.stores) == 1 {
+		w.s.cfg.Log.Error("etcd refuses a write for its form: check its --max-request-bytes and --max-txn-ops", "err", b.bad)
+		w.tell(core.Conflict{Token: b.stores[0].token})
+	}
+}
+
+// fence ends all writing. A batch that is open may have committed before.
+func (w *writer) fence(open bool) {
+	if open {
+		w.need = needTrace
+		return
+	}
+	w.fenced = true
+	if w.unkeep != nil {
+		w.unkeep()
+	}
+	w.s.mu.Lock()
+	w.s.gauges.Fenced = true
+	w.s.mu.Unlock()
+	w.s.cfg.Log.Error("fenced: another node or process owns what this node owned; it must not act for its calls any more", "node", w.s.cfg.Node)
+}
+
+func (w *writer) traced(mine bool) {
+	w.need = needNothing
+	w.batch.open = false
+	if mine {
+		w.committed()
+	}
+	w.fence(false)
+}
+
+// refuseAll answers Fenced to all that waits.
+func (w *writer) refuseAll() {
+	w.s.mu.Lock()
+	stores := w.s.queue.stores
+	w.s.queue = queue{}
+	w.s.sent = time.Time{}
+	w.s.mu.Unlock()
+	if w.batch != nil {
+		stores = append(w.batch.stores, stores...)
+		w.batch = nil
+	}
+	for i := range stores {
+		w.tell(core.Fenced{Token: stores[i].token})
+	}
+}
+
+// warn tells Unknown of the batch that is unresolved for too long, and of those that have
+// waited as long behind it: for the core both mean that nothing may depend on them yet.
+// Unknown is a hint: one that finds the inbox full ends the turn.
+func (w *writer) warn(now time.Time) {
+	for i := range w.batch.stores {
+		if st := &w.batch.stores[i]; !st.warned {
+			if !w.hint(st.token) {
+				return
+			}
+			st.warned = true
+		}
+	}
+	for {
+		w.s.mu.Lock()
+		token, ok := w.s.queue.overdue(now.Add(-w.s.cfg.pace.warn))
+		w.s.mu.Unlock()
+		if !ok || !w.hint(token) {
+			return
+		}
+	}
+}
+
+func (w *writer) hint(token core.Token) bool {
+	if !w.s.cfg.Emit(core.Unknown{Token: token}) {
+		return false
+	}
+	w.s.mu.Lock()
+	w.s.gauges.Unknown++
+	w.s.mu.Unlock()
+	return true
+}
+
+// pause returns how long the writer may sleep when nothing comes in.
+func (w *writer) pause(now time.Time) time.Duration {
+	pause := time.Hour
+	if w.doing == rest && w.hold.After(now) {
+		pause = w.hold.Sub(now)
+	}
+	if w.batch != nil {
+		pause = min(pause, w.warnAt.Sub(now))
+	}
+	return max(pause, time.Millisecond)
+}
+
+// lapse notes that the keepalive of a lease has ended by itself.
+func (w *writer) lapse(lease clientv3.LeaseID) {
+	if lease != w.lease || w.fenced {
+		return
+	}
+	w.silent = true
+	if w.need == needNothing {
+		w.need = needLook
+	}
+}
+
+// keepAlive keeps the lease until another takes its place.
+func (w *writer) keepAlive() {
+	if w.unkeep != nil {
+		w.unkeep()
+	}
+	w.silent = false
+	ctx, cancel := context.WithCancel(w.s.base)
+	w.unkeep = cancel
+	lease := w.lease
+	go func() {
+		began := time.Now()
+		if replies, err := w.s.cfg.Client.KeepAlive(ctx, lease); err == nil {
+			for range replies { // until it is lost
+			}
+		}
+		// A keepalive that ends at once must not make a busy loop of looks.
+		select {
+		case <-time.After(time.Until(began.Add(w.s.cfg.pace.lastBackoff))):
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case w.lapses <- lease:
+		case <-ctx.Done():
+		}
+	}()
+}

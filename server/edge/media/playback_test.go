@@ -1,0 +1,237 @@
+package media
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/dialtone-cc/dialtone/server/core"
+)
+
+func write(t testing.TB, dir, name string, wav []byte) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(dir, name), wav, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A file is heard as it is, to its end, at its pace, in both laws.
+func TestPlaybackByContent(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "tone.wav", wavFile(wavPCM, 1, 8000, 16, pcm(sine(1000, 8000, 2500)))) // 312.5 ms: 16 frames
+	r := newRig(t, func(c *Config) { c.Dir = dir })
+	for i, codec := range []core.Codec{pcmu, pcma} {
+		p := r.phone(legID(i), codec)
+		began := time.Now()
+		p.hears(core.Source{Kind: core.Playback, File: "tone", Play: 5})
+		if done := await(t, r.inbox, doneLeg, p.leg); done.Play != 5 {
+			t.Errorf("done %d", done.Play)
+		}
+		took := time.Since(began)
+		got := p.flush()
+		if n := len(got); n > 16 || n < 14 { // on a busy machine a late frame is left out
+			t.Fatalf("%d frames, want 16", n)
+		}
+		p.mustHear(got[:13], 1000, 440)
+		mustFlow(t, got, 320)
+		if took < 295*time.Millisecond || !got[0].Marker {
+			t.Errorf("16 frames within %v, marker %v", took, got[0].Marker)
+		}
+		tail := p.samples(got[len(got)-1:])
+		if silent := tail[100:]; slices.ContainsFunc(silent, func(v int16) bool { return v > 8 || v < -8 }) {
+			t.Errorf("the last frame is not filled with silence: %v", silent)
+		}
+		p.set(func(*core.MediaSpec) {}) // the same once more changes nothing
+		if extra := p.next(60 * time.Millisecond); extra != nil {
+			t.Errorf("after the end: %v", extra.Header)
+		}
+		p.hears(core.Source{Kind: core.Playback, File: "tone", Play: 6})
+		p.listenFor(1)
+	}
+}
+
+// A loop has no seam and no end, and a new number begins anew.
+func TestPlaybackLoops(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "loop.wav", wavFile(wavPCM, 1, 8000, 16, pcm(sine(500, 8000, 400)))) // 2.5 frames, 25 periods
+	r := newRig(t, func(c *Config) { c.Dir = dir })
+	p := r.phone(legID(1), pcmu)
+	p.hears(core.Source{Kind: core.Playback, File: "loop", Loop: true, Play: 1})
+	got := p.listenFor(20)
+	mustFlow(t, got, 0)
+	if share := goertzel(p.samples(got), 500); share < 0.995 {
+		t.Errorf("%.2f%% of the power at 500 Hz: there is a seam", 100*share)
+	}
+	if n := r.inbox.count(func(ev core.Event) bool { _, done := ev.(core.PlaybackDone); return done }); n != 0 {
+		t.Errorf("a loop has ended")
+	}
+}
+
+// The frames of a playback are due at fixed instants: no drift, whatever one tick's lag.
+func TestPlaybackKeepsTime(t *testing.T) {
+	r := newRig(t, nil)
+	p := r.phone(legID(1), pcmu)
+	p.hears(core.Source{Kind: core.Playback, File: "music", Loop: true, Play: 1})
+	first := p.listenFor(1)[0]
+	began := time.Now()
+	last := p.listenFor(75)[74]
+	if d := time.Since(began) - 1500*time.Millisecond; d < -25*time.Millisecond || d > 200*time.Millisecond {
+		t.Errorf("75 frames off by %v", d)
+	}
+	if d := last.Timestamp - first.Timestamp; d%160 != 0 || d < 75*160 {
+		t.Errorf("timestamp went on by %d", d)
+	}
+}
+
+// The wheel in virtual time: frame n is due at tick begin+10n for ever.
+func TestWheelWithoutDrift(t *testing.T) {
+	r := newRig(t, nil)
+	r.Close() // its loop's thread is gone; the loop is ours
+	l := r.loops[0]
+	g := newLeg("int_x/1", 0, -1, -1)
+	g.spec.Codec, g.law = g722, foreign // counted, not sent
+	l.ticked = 100
+	l.startPlayback(g, core.Source{Play: 3}, newSound(make([]int16, 160*10)))
+	if g.play.begin != 101 {
+		t.Fatalf("begins at tick %d, the next one is 101", g.play.begin)
+	}
+	for n := range int64(10) {
+		l.now = (101 + 10*n) * int64(tick)
+		if n != 4 && n != 5 { // late, but not too late
+			l.beat()
+		}
+		if g.play.sound == nil {
+			t.Fatalf("over at frame %d", n)
+		}
+	}
+	l.now = 201*int64(tick) - 1
+	l.beat()
+	if g.play.sound == nil {
+		t.Fatal("over a tick early")
+	}
+	l.now++
+	l.beat()
+	if g.play.sound != nil {
+		t.Fatal("not over in time")
+	}
+	// Many that begin together spread over the wheel.
+	s := newSound(make([]int16, 8000))
+	for range 100 {
+		l.startPlayback(newLeg("int_x/2", 0, -1, -1), core.Source{}, s)
+	}
+	for slot, legs := range l.wheel {
+		if len(legs) != 10 {
+			t.Errorf("slot %d plays %d of 100", slot, len(legs))
+		}
+	}
+}
+
+// A leg with a codec that we do not speak hears nothing, and the end comes in time.
+func TestPlaybackWithoutG711(t *testing.T) {
+	r := newRig(t, nil)
+	p := r.phone(legID(1), g722)
+	began := time.Now()
+	p.hears(core.Source{Kind: core.Playback, File: "beep", Play: 9}) // 400 ms
+	await(t, r.inbox, doneLeg, p.leg)
+	if d := time.Since(began); d < 390*time.Millisecond || d > 5*time.Second {
+		t.Errorf("done after %v", d)
+	}
+	if got := p.next(30 * time.Millisecond); got != nil {
+		t.Errorf("sent %v", got.Header)
+	}
+}
+
+// A file that is not there is over at once; looped, it is silence.
+func TestPlaybackMissing(t *testing.T) {
+	r := newRig(t, nil)
+	p := r.phone(legID(1), pcmu)
+	for i, name := range []string{"no-such", "../media/audio/beep", "beep.wav", ""} {
+		p.hears(core.Source{Kind: core.Playback, File: name, Play: uint32(i)})
+		if done := await(t, r.inbox, doneLeg, p.leg); done.Play != uint32(i) {
+			t.Errorf("%q: done %d", name, done.Play)
+		}
+	}
+	p.hears(core.Source{Kind: core.Playback, File: "no-such", Loop: true, Play: 99})
+	if got := p.next(50 * time.Millisecond); got != nil {
+		t.Errorf("sent %v", got.Header)
+	}
+	if n := r.inbox.count(func(ev core.Event) bool { _, done := ev.(core.PlaybackDone); return done }); n != 0 {
+		t.Errorf("a missing loop has ended")
+	}
+}
+
+// The operator's files go before the built-in ones, are seen when they change, and a
+// broken one leaves the built-in sound in place.
+func TestLibrary(t *testing.T) {
+	dir := t.TempDir()
+	b, err := newLibrary(dir, quiet())
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := b.find("beep")
+	if own == nil || b.find("mine") != nil {
+		t.Fatal("built-in sounds")
+	}
+	write(t, dir, "beep.wav", wavFile(wavPCM, 1, 8000, 16, pcm(make([]int16, 500))))
+	write(t, dir, "mine.wav", wavFile(wavUlaw, 1, 8000, 8, make([]byte, 300)))
+	write(t, dir, "broken.wav", []byte("RIFF"))
+	write(t, dir, "music.wav", []byte("not a sound"))
+	write(t, dir, "README", []byte("text"))
+	b.look()
+	if s := b.find("beep"); s == nil || len(s.ulaw) != 500 {
+		t.Error("the operator's file does not go first")
+	}
+	if s := b.find("mine"); s == nil || len(s.alaw) != 300 {
+		t.Error("the operator's file is not found")
+	}
+	if b.find("broken") != nil || b.find("README") != nil || b.find("music") == nil {
+		t.Error("broken files")
+	}
+	same := b.find("mine")
+	b.look()
+	if b.find("mine") != same {
+		t.Error("an unchanged file was read again")
+	}
+	if err := os.Remove(filepath.Join(dir, "beep.wav")); err != nil {
+		t.Fatal(err)
+	}
+	b.look()
+	if b.find("beep") != own {
+		t.Error("the built-in sound does not come back")
+	}
+}
+
+// The built-in sounds are there, audible, small and as long as they should be.
+func TestBuiltInSounds(t *testing.T) {
+	want := []string{"all-busy", "beep", "music", "nobody", "welcome"}
+	if got := Sounds(); !slices.Equal(got, want) {
+		t.Fatalf("%v, want %v", got, want)
+	}
+	total := 0
+	for _, name := range want {
+		raw, err := builtIn.ReadFile("audio/" + name + ".wav")
+		if err != nil {
+			t.Fatal(err)
+		}
+		total += len(raw)
+		samples, err := decodeWAV(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var power float64
+		for _, v := range samples {
+			power += float64(v) * float64(v)
+		}
+		if power /= float64(len(samples)); power < 1e5 {
+			t.Errorf("%s is nearly silent", name)
+		}
+		if name == "music" && len(samples) != 20*8000 {
+			t.Errorf("music of %d samples", len(samples))
+		}
+	}
+	if total > 600_000 {
+		t.Errorf("%d bytes in all", total)
+	}
+}

@@ -1,0 +1,214 @@
+package sipstack
+
+import (
+	"fmt"
+	"net"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dialtone-cc/dialtone/server/core"
+	"github.com/emiago/sipgo/sip"
+)
+
+// With the core's inbox full, requests get 503 with Retry-After; the ACK to that ends here.
+// What ends a call waits for room: over UDP at the peer, which repeats it, over TCP here.
+func TestFullInbox(t *testing.T) {
+	both(t, func(t *testing.T, transport core.Transport) {
+		r := newRig(t, nil)
+		p := newPhone(r, transport)
+		r.full.Store(true)
+		for _, method := range []string{"INVITE", "REGISTER", "OPTIONS"} {
+			p.send(p.in("c", method, method, "", ""))
+			text := p.expect("SIP/2.0 503 Service Unavailable")
+			if field1(text, "Retry-After") != "5" || field1(text, "CSeq") != "7 "+method {
+				t.Errorf("got\n%s", text)
+			}
+			if method == "INVITE" {
+				to := field1(text, "To")
+				p.send(strings.Replace(p.in("c", "ACK", method, "", ""), "To: <sip:5000@example.com>", "To: "+to, 1))
+			}
+		}
+		bye, cancel := p.in("c", "BYE", "bye", "", ""), p.in("c", "CANCEL", "cancel", "", "")
+		p.send(bye)
+		p.send(cancel)
+		p.send(p.in("c", "ACK", "ack", "", ""))
+		eventually(t, "all are shed", func() bool { return r.Gauges().Shed["inbox"] == 6 })
+		if text := p.recv(4 * sip.T1); text != "" {
+			t.Fatalf("answered with\n%s", text)
+		}
+		r.full.Store(false)
+		if transport == core.UDP {
+			p.send(bye)
+			p.send(cancel)
+		}
+		for _, method := range []string{"BYE", "CANCEL"} {
+			e := want[core.RequestReceived](r)
+			if e.Request.Method != method {
+				t.Fatalf("event %+v", e.Request)
+			}
+			r.reply(e, 200)
+			p.expect("SIP/2.0 200")
+		}
+		p.send(p.in("c", "INVITE", "INVITE", "", "")) // tried again
+		if e := want[core.RequestReceived](r); e.Request.Method != "INVITE" {
+			t.Fatalf("event %+v", e.Request)
+		}
+	})
+}
+
+// Responses, failures and closed flows can't be refused to anybody: they wait, in order.
+func TestFullInboxKeepsAnswers(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(c *Config) { c.ConnectTimeout = time.Second })
+	p, target := reachable(r, core.TCP)
+	r.Do(core.SendRequest{Txn: "z9hG4bKa", To: target, Request: outbound(p, "INVITE", "c")})
+	r.Do(core.SendRequest{Txn: "z9hG4bKb", To: target, Request: outbound(p, "INVITE", "c")})
+	one, two := p.expect("INVITE"), p.expect("INVITE")
+	r.full.Store(true)
+	p.send(answer(one, "180 Ringing", ""))
+	p.send(answer(one, "200 OK", ""))
+	p.send(answer(two, "180 Ringing", ""))
+	eventually(t, "answers have arrived", func() bool { return r.Gauges().ResponsesReceived["1xx"] == 2 })
+	p.close()
+	eventually(t, "the flow is closed", func() bool { return r.Gauges().Flows == 0 })
+	r.full.Store(false)
+	for _, status := range []int{180, 200, 180} {
+		if e := want[core.ResponseReceived](r); e.Response.Status != status {
+			t.Errorf("event %+v, want %d", e.Response, status)
+		}
+	}
+	if e := want[core.TransactionFailed](r); e.Txn != "z9hG4bKb" || e.Cause != core.Undelivered {
+		t.Errorf("event %+v", e)
+	}
+	want[core.FlowClosed](r)
+}
+
+// A flood stops at the limit of transactions. One source gets half of it, so another one
+// is still served; a CANCEL for what is inside is let in.
+func TestFloodOfRequests(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(c *Config) { c.MaxTransactions = 100 })
+	p := newPhone(r, core.UDP)
+	goroutines := runtime.NumGoroutine()
+	for i := range 500 {
+		p.send(p.in(fmt.Sprint("c", i), "INVITE", fmt.Sprint("b", i), "", ""))
+		if i%20 == 19 {
+			eventually(t, "read", func() bool { return r.Gauges().RequestsReceived["INVITE"] == uint64(i+1) })
+		}
+	}
+	if g := r.Gauges(); g.ServerInvite != 50 || g.Shed["transactions"] != 450 || g.ResponsesSent["5xx"] != 450 || g.ResponsesSent["1xx"] != 50 {
+		t.Errorf("gauges %+v", g)
+	}
+	if grown := runtime.NumGoroutine() - goroutines; grown > 50 {
+		t.Logf("%d more goroutines (other tests run beside)", grown)
+	}
+	invite := want[core.RequestReceived](r)
+	for range 49 {
+		want[core.RequestReceived](r)
+	}
+	p.send(p.in("c0", "CANCEL", "b0", "", ""))
+	if e := want[core.RequestReceived](r); e.Cancels != invite.Txn {
+		t.Errorf("event %+v", e)
+	}
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 2)})
+	if err != nil {
+		t.Skip("no second loopback address:", err)
+	}
+	defer conn.Close()
+	conn.WriteToUDPAddrPort([]byte(p.in("other", "INVITE", "other", "", "")), p.server)
+	if e := want[core.RequestReceived](r); e.Request.CallID != "other" {
+		t.Errorf("event %+v", e.Request)
+	}
+}
+
+// Answers without transaction are bounded per second, so that a flood with forged sources
+// is not turned on others.
+func TestRefusalsAreBounded(t *testing.T) {
+	t.Parallel()
+	var c tally
+	allowed := 0
+	start := time.Now()
+	for range 3 * maxRefusals {
+		if c.mayRefuse() {
+			allowed++
+		}
+	}
+	seconds := int(time.Since(start)/time.Second) + 2
+	if allowed < maxRefusals || allowed > seconds*maxRefusals || c.suppressed.Load() != uint64(3*maxRefusals-allowed) {
+		t.Errorf("%d allowed in %v", allowed, time.Since(start))
+	}
+}
+
+// A transaction that the core forgets does not stay: after 64*T1 nobody waits for it.
+func TestUnansweredRequestsEnd(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	p := newPhone(r, core.UDP)
+	p.send(p.request("OPTIONS", "a", ""))
+	want[core.RequestReceived](r)
+	eventually(t, "swept", func() bool { g := r.Gauges(); return g.ServerOther == 0 && g.Unanswered == 1 })
+}
+
+// Do never waits. When its workers can't keep up, requests fail and responses are dropped.
+func TestFullOutbox(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	p := newPhone(r, core.UDP)
+	request := func(i int) core.SendRequest {
+		return core.SendRequest{Txn: core.TxnID(fmt.Sprint("z9hG4bK", i)), To: toAddr(core.UDP, p.local()), Request: outbound(p, "OPTIONS", "c")}
+	}
+	r.clients.mu.Lock() // holds the worker of this Call-ID
+	longest := time.Duration(0)
+	do := func(e core.Effect) {
+		start := time.Now()
+		r.Do(e)
+		longest = max(longest, time.Since(start))
+	}
+	do(request(0))
+	for range outboxSize + 1 {
+		do(core.Respond{Txn: "unknown", Response: &core.Response{Status: 200, Message: core.Message{CallID: "c"}}})
+	}
+	for i := range 50 {
+		do(request(i + 1))
+	}
+	failed := len(r.events)
+	r.clients.mu.Unlock()
+	if g := r.Gauges(); failed != 50 || g.Shed["outbox"] < 50 || g.Shed["outbox"] > 51 {
+		t.Errorf("%d failed, %d counted", failed, g.Shed["outbox"])
+	}
+	if longest > 50*time.Millisecond { // a microsecond on an idle machine
+		t.Errorf("Do took %v", longest)
+	}
+	p.expect("OPTIONS")
+}
+
+// Close sends what was asked for before, and emits nothing afterwards; Do is harmless.
+func TestClose(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	p, q := newPhone(r, core.UDP), newPhone(r, core.TCP)
+	p.send(p.request("INVITE", "a", ""))
+	one := want[core.RequestReceived](r)
+	q.send(q.request("INVITE", "a", ""))
+	two := want[core.RequestReceived](r)
+	r.Do(core.SendRequest{Txn: "z9hG4bKa", To: toAddr(core.UDP, p.local()), Request: outbound(p, "INVITE", "c")})
+	r.reply(one, 503)
+	r.reply(two, 503)
+	if err := r.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	got := p.expect("") + p.expect("") + p.expect("")
+	if !strings.Contains(got, "503 Service") || !strings.Contains(got, "INVITE sip:1001") {
+		t.Errorf("got\n%s", got)
+	}
+	q.expect("SIP/2.0 503")
+	r.reply(one, 200)
+	if len(r.events) != 0 {
+		t.Errorf("event %+v", <-r.events)
+	}
+	if err := r.Close(t.Context()); err != nil {
+		t.Errorf("closed twice: %v", err)
+	}
+}

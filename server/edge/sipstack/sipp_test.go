@@ -1,0 +1,228 @@
+package sipstack
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/dialtone-cc/dialtone/server/core"
+)
+
+// sipp runs SIPp as a peer of its own process. The ports are free a moment before.
+func sipp(t testing.TB, transport core.Transport, args ...string) (*exec.Cmd, netip.AddrPort) {
+	t.Helper()
+	path, err := exec.LookPath("sipp")
+	if err != nil {
+		t.Skip("sipp is not installed: apt-get install sip-tester")
+	}
+	local := freePort(t)
+	mode := map[core.Transport]string{core.UDP: "u1", core.TCP: "t1"}[transport]
+	args = append([]string{"-i", "127.0.0.1", "-p", strconv.Itoa(int(local.Port())), "-mp", strconv.Itoa(int(freePort(t).Port()) &^ 1),
+		"-t", mode, "-nostdin", "-timeout", "60s", "-timeout_error"}, args...)
+	cmd := exec.CommandContext(t.Context(), path, args...)
+	cmd.Dir = t.TempDir()
+	return cmd, local
+}
+
+func freePort(t testing.TB) netip.AddrPort {
+	conn, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(loopback(0)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	return localOf(conn.LocalAddr())
+}
+
+func run(t testing.TB, cmd *exec.Cmd) {
+	t.Helper()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		lines := strings.Split(string(out), "\n")
+		t.Fatalf("%s: %v\n%s", strings.Join(cmd.Args, " "), err, strings.Join(lines[max(0, len(lines)-45):], "\n"))
+	}
+}
+
+// uas is a core of a few lines: it takes every call, lets "ring" ring, and ends what is
+// cancelled.
+func uas() func(core.Event) []core.Effect {
+	ringing := map[core.TxnID]*core.Request{}
+	return func(e core.Event) []core.Effect {
+		q, ok := e.(core.RequestReceived)
+		if !ok {
+			return nil
+		}
+		respond := func(txn core.TxnID, r *core.Request, status int) core.Effect {
+			res := r.Reply(status, "ours")
+			res.Contact = []core.Address{{URI: core.URI{Scheme: "sip", Host: "127.0.0.1", Port: q.Request.URI.Port}}}
+			return core.Respond{Txn: txn, To: q.From, Response: res}
+		}
+		switch q.Request.Method {
+		case core.ACK:
+			return nil
+		case core.INVITE:
+			if q.Request.URI.User == "ring" {
+				ringing[q.Txn] = q.Request
+				return []core.Effect{respond(q.Txn, q.Request, 180)}
+			}
+			return []core.Effect{respond(q.Txn, q.Request, 180), respond(q.Txn, q.Request, 200)}
+		case core.CANCEL:
+			all := []core.Effect{respond(q.Txn, q.Request, 200)}
+			if invite := ringing[q.Cancels]; invite != nil {
+				all = append(all, respond(q.Cancels, invite, 487))
+				delete(ringing, q.Cancels)
+			}
+			return all
+		}
+		return []core.Effect{respond(q.Txn, q.Request, 200)}
+	}
+}
+
+// SIPp as caller: INVITE, 100, 180, 200, ACK, BYE; OPTIONS and REGISTER; CANCEL.
+func TestSippCalls(t *testing.T) {
+	for _, scenario := range []string{"uac", "options", "cancel"} {
+		t.Run(scenario, func(t *testing.T) {
+			both(t, func(t *testing.T, transport core.Transport) {
+				r := newRig(t, nil)
+				r.script(uas())
+				choose := []string{"-sf", testdata(t, "sipp/"+scenario+".xml")}
+				if scenario == "uac" {
+					choose = []string{"-sn", "uac", "-d", "50"}
+				}
+				cmd, _ := sipp(t, transport, append(choose, "-m", "60", "-r", "60", r.Addr(transport).String())...)
+				run(t, cmd)
+			})
+		})
+	}
+}
+
+// SIPp answers: the core calls, acknowledges, hangs up.
+func TestSippAnswers(t *testing.T) {
+	both(t, func(t *testing.T, transport core.Transport) {
+		const calls = 30
+		r := newRig(t, nil)
+		var hungUp sync.WaitGroup
+		hungUp.Add(calls)
+		var p *phone
+		var target core.Target
+		r.script(func(e core.Event) []core.Effect {
+			if failed, ok := e.(core.TransactionFailed); ok {
+				t.Errorf("event %+v", failed)
+			}
+			res, ok := e.(core.ResponseReceived)
+			if !ok {
+				return nil
+			}
+			in := func(method string, cseq uint32, branch string) core.Effect {
+				q := outbound(p, method, res.Response.CallID)
+				q.To, q.CSeq, q.Route = res.Response.To, cseq, nil
+				return core.SendRequest{Txn: core.TxnID(cookie + branch + res.Response.CallID), To: target, Request: q}
+			}
+			switch {
+			case res.Response.Status < 200:
+				return nil
+			case res.Response.Method == core.BYE:
+				hungUp.Done()
+				return nil
+			}
+			return []core.Effect{in(core.ACK, 4, "ack"), in(core.BYE, 5, "bye")}
+		})
+		cmd, local := sipp(t, transport, "-sn", "uas", "-m", fmt.Sprint(calls))
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		p = &phone{t: t, server: local}
+		p.udp, _ = net.ListenUDP("udp4", net.UDPAddrFromAddrPort(loopback(0)))
+		t.Cleanup(p.close)
+		target = toAddr(transport, local)
+		waitForListener(t, transport, local)
+		for i := range calls {
+			q := outbound(p, "INVITE", fmt.Sprint("call", i))
+			q.Route = nil
+			r.Do(core.SendRequest{Txn: core.TxnID(fmt.Sprint(cookie, "inv", i)), To: target, Request: q})
+		}
+		hungUp.Wait()
+		cmd.Process.Kill() // it would wait for repeated requests
+		cmd.Wait()
+	})
+}
+
+// waitForListener waits until the process has bound its port.
+func waitForListener(t testing.TB, transport core.Transport, addr netip.AddrPort) {
+	eventually(t, "sipp listens", func() bool {
+		if transport == core.UDP {
+			conn, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(addr))
+			if err == nil {
+				conn.Close()
+			}
+			return err != nil
+		}
+		ln, err := net.ListenTCP("tcp4", net.TCPAddrFromAddrPort(addr))
+		if err == nil {
+			ln.Close()
+		}
+		return err != nil
+	})
+}
+
+// BenchmarkSippCall measures the CPU time of this process per INVITE-180-200-ACK-BYE, a
+// core of a few lines included; SIPp is a process of its own.
+func BenchmarkSippCall(b *testing.B) {
+	for _, transport := range []core.Transport{core.UDP, core.TCP} {
+		b.Run(string(transport), func(b *testing.B) {
+			r := newRig(b, nil)
+			r.script(uas())
+			cmd, _ := sipp(b, transport, "-sn", "uac", "-d", "10", "-m", strconv.Itoa(b.N), "-r", "800", "-l", "4000", r.Addr(transport).String())
+			before, start := cpuTime(b), time.Now()
+			run(b, cmd)
+			used := cpuTime(b) - before
+			b.ReportMetric(float64(used.Microseconds())/1000/float64(b.N), "cpu-ms/call")
+			b.ReportMetric(float64(b.N)/time.Since(start).Seconds(), "calls/s")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
+func cpuTime(b *testing.B) time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// BenchmarkRead and BenchmarkWrite are the two conversions of an INVITE with SDP.
+func BenchmarkRead(b *testing.B) {
+	data := invite()
+	p := newParser(1 << 16)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := read(p, data, stranger()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkWrite(b *testing.B) {
+	m, err := read(newParser(1<<16), invite(), stranger())
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		appendRequest(make([]byte, 0, 1024), m.request, m.request.Via[0], "dialtone")
+	}
+}
+
+func invite() []byte {
+	sdp := "v=0\r\no=- 1 1 IN IP4 192.0.2.3\r\ns=-\r\nc=IN IP4 192.0.2.3\r\nt=0 0\r\nm=audio 4000 RTP/AVP 0 8 101\r\na=rtpmap:101 telephone-event/8000\r\n"
+	return fmt.Appendf(nil, "INVITE sip:5000@example.com SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.3:5060;rport;branch=z9hG4bK776asdhds\r\nMax-Forwards: 70\r\n"+
+		"From: \"Alice\" <sip:alice@example.com>;tag=1928301774\r\nTo: <sip:5000@example.com>\r\nCall-ID: a84b4c76e66710@192.0.2.3\r\nCSeq: 314159 INVITE\r\n"+
+		"Contact: <sip:alice@192.0.2.3:5060;transport=udp>\r\nAllow: INVITE, ACK, CANCEL, BYE, OPTIONS\r\nSupported: timer, replaces\r\nUser-Agent: phone/1.0\r\n"+
+		"Content-Type: application/sdp\r\nContent-Length: %d\r\n\r\n%s", len(sdp), sdp)
+}

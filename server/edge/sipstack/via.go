@@ -1,0 +1,192 @@
+package sipstack
+
+import (
+	"errors"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/dialtone-cc/dialtone/server/core"
+)
+
+const (
+	cookie      = "z9hG4bK" // RFC 3261 s.8.1.1.7
+	defaultPort = 5060
+)
+
+var errVia = errors.New("malformed Via")
+
+// via is one Via value taken apart (RFC 3261 s.20.42).
+type via struct {
+	version   string // 2.0, in what is handed on; an answer to another version repeats it
+	transport string // upper case
+	host      string // lower case, IPv6 without brackets
+	port      uint16 // 0: not given
+	branch    string
+	received  string
+	rport     uint16 // 0: asked for without value, or absent
+	wantRport bool
+	params    string // all of them, cleaned
+}
+
+func parseVia(s string) (via, error) {
+	name, rest, ok1 := strings.Cut(s, "/")
+	version, rest, ok2 := strings.Cut(rest, "/")
+	version = strings.TrimSpace(version)
+	if !ok1 || !ok2 || !strings.EqualFold(strings.TrimSpace(name), "SIP") || !isToken(version) {
+		return via{}, errVia
+	}
+	rest = strings.TrimLeft(rest, " \t")
+	space := strings.IndexAny(rest, " \t")
+	if space < 0 || !isToken(rest[:space]) {
+		return via{}, errVia
+	}
+	v := via{version: version, transport: strings.ToUpper(rest[:space])}
+	sentBy, params := strings.TrimSpace(rest[space:]), ""
+	if i := strings.IndexByte(sentBy, ';'); i >= 0 {
+		sentBy, params = strings.TrimSpace(sentBy[:i]), sentBy[i:]
+	}
+	var err error
+	if v.host, v.port, err = parseSentBy(sentBy); err != nil {
+		return via{}, err
+	}
+	if v.params, err = cleanParams(params); err != nil {
+		return via{}, errVia
+	}
+	return v, v.readParams()
+}
+
+// parseSentBy reads host [ COLON port ], white space around the colon allowed.
+func parseSentBy(s string) (host string, port uint16, err error) {
+	host, digits := s, ""
+	if i := strings.LastIndexByte(s, ':'); i >= 0 && !strings.HasSuffix(s, "]") {
+		host, digits = strings.TrimRight(s[:i], " \t"), strings.TrimLeft(s[i+1:], " \t")
+		n, err := strconv.ParseUint(digits, 10, 16)
+		if err != nil || n == 0 {
+			return "", 0, errVia
+		}
+		port = uint16(n)
+	}
+	if strings.HasPrefix(host, "[") && strings.HasSuffix(host, "]") {
+		host = host[1 : len(host)-1]
+		if addr, err := netip.ParseAddr(host); err != nil || !addr.Is6() {
+			return "", 0, errVia
+		}
+		return strings.ToLower(host), port, nil
+	}
+	if host == "" || hasForbidden(host) || strings.ContainsAny(host, ":,[]@/?") {
+		return "", 0, errVia
+	}
+	return strings.ToLower(host), port, nil
+}
+
+func (v *via) readParams() error {
+	for p := range eachParam(v.params) {
+		name, value, has := strings.Cut(p, "=")
+		switch strings.ToLower(name) {
+		case "branch":
+			v.branch = value
+		case "received":
+			v.received = value
+		case "rport":
+			v.wantRport = true
+			if !has || value == "" {
+				continue
+			}
+			n, err := strconv.ParseUint(value, 10, 16)
+			if err != nil {
+				return errVia
+			}
+			v.rport = uint16(n)
+		}
+	}
+	return nil
+}
+
+// stamped returns the value as the server transport hands it on: with received, and rport
+// filled in, by where the request really came from (RFC 3261 s.18.2.1, RFC 3581 s.4). What
+// the sender wrote there itself is replaced: a response must not be aimed by a stranger.
+func (v via) stamped(from netip.AddrPort) string {
+	var b strings.Builder
+	b.WriteString("SIP/")
+	b.WriteString(v.version)
+	b.WriteByte('/')
+	b.WriteString(v.transport)
+	b.WriteByte(' ')
+	b.WriteString(v.sentBy())
+	for p := range eachParam(v.params) {
+		name, _, _ := strings.Cut(p, "=")
+		switch {
+		case p == "", strings.EqualFold(name, "received"):
+		case strings.EqualFold(name, "rport"):
+			b.WriteString(";rport=")
+			b.WriteString(strconv.Itoa(int(from.Port())))
+		default:
+			b.WriteByte(';')
+			b.WriteString(p)
+		}
+	}
+	if v.wantRport || v.host != from.Addr().String() {
+		b.WriteString(";received=")
+		b.WriteString(from.Addr().String())
+	}
+	return b.String()
+}
+
+func (v via) sentBy() string {
+	host := v.host
+	if strings.IndexByte(host, ':') >= 0 {
+		host = "[" + host + "]"
+	}
+	if v.port == 0 {
+		return host
+	}
+	return host + ":" + strconv.Itoa(int(v.port))
+}
+
+// answerPort is where a datagram response to this Via goes (RFC 3261 s.18.2.2, RFC 3581).
+func (v via) answerPort(from netip.AddrPort) netip.AddrPort {
+	if v.wantRport {
+		return from
+	}
+	return netip.AddrPortFrom(from.Addr(), v.portOrDefault())
+}
+
+// answerAddr is where a response goes when only its stamped Via is left, as after a
+// restart. It is not valid when the Via names a host without received.
+func (v via) answerAddr() netip.AddrPort {
+	host := v.received
+	if host == "" {
+		host = v.host
+	}
+	addr, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	if v.rport != 0 && v.transport == "UDP" {
+		return netip.AddrPortFrom(addr, v.rport)
+	}
+	return netip.AddrPortFrom(addr, v.portOrDefault())
+}
+
+func (v via) portOrDefault() uint16 {
+	if v.port == 0 {
+		return defaultPort
+	}
+	return v.port
+}
+
+// writeVia returns the Via value of a request of ours.
+func writeVia(transport core.Transport, sentBy netip.AddrPort, branch string) string {
+	b := make([]byte, 0, 96)
+	b = append(b, "SIP/2.0/"...)
+	b = append(b, strings.ToUpper(string(transport))...)
+	b = append(b, ' ')
+	b = sentBy.AppendTo(b)
+	b = append(b, ";branch="...)
+	b = append(b, branch...)
+	if transport == core.UDP {
+		b = append(b, ";rport"...) // RFC 3581: answer to where it came from
+	}
+	return string(b)
+}

@@ -17,7 +17,7 @@ FUZZTIME ?= 30s
 PKG ?= ./...
 ARGS ?=
 
-.PHONY: help build run tools check test test-short race fuzz bench clean
+.PHONY: help build run call tools check test test-short race fuzz bench clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,6 +31,9 @@ $(BINARY): $(SOURCES)
 
 run: build ## build once and start `dialtone dev` (ARGS="--sip 127.0.0.1:5070 ...")
 	@exec $(BINARY) dev $(ARGS)
+
+call: build ## place a real call through the running `dialtone dev` and show what was measured
+	@exec $(BINARY) call $(ARGS)
 
 tools: ## install what the tests call, where it is missing
 	@missing=(); \

@@ -3,6 +3,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,7 +13,6 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -49,6 +49,7 @@ type Main struct {
 	http  net.Listener
 
 	asks    answers
+	glance  glance
 	health  health
 	drained chan struct{} // closed by the effect
 	once    sync.Once     // of drained
@@ -60,6 +61,7 @@ type Main struct {
 func New(cfg *config.Config, build telemetry.Build, log io.Writer) *Main {
 	m := &Main{
 		cfg: cfg, build: build, lines: telemetry.NewWriter(log), metrics: telemetry.New(build),
+		log:     slog.New(slog.DiscardHandler), // until the node's id is known
 		drained: make(chan struct{}), broke: make(chan error, 2),
 	}
 	m.asks.waiting = map[core.Token]chan core.Reply{}
@@ -178,17 +180,20 @@ func (m *Main) startLoop(entries []core.Entry) {
 		m.metrics.Step(o.Lag, o.Step, o.Dispatch)
 	}})
 	l.Emit(core.Restored{Entries: entries}) // the first event of a node
+	m.loop.Store(l)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		if err := l.Run(ctx); err != nil {
-			m.crashed(l, err)
+			m.crashed(err)
 		}
 	}()
-	m.loop.Store(l)
 	m.undo = append(m.undo, func() { cancel(); <-ended })
 }
+
+// devRate is how many INVITEs and REGISTERs a second `dialtone dev` takes from one address.
+const devRate = 1000
 
 func (m *Main) nodeConfig() node.Config {
 	cfg := node.Config{
@@ -204,36 +209,10 @@ func (m *Main) nodeConfig() node.Config {
 	}
 	if m.cfg.Command == config.Dev {
 		cfg.Literal = demoTenant
+		// Everybody is one address in dev, a load test included.
+		cfg.SourceRate, cfg.RegisterRate = cmp.Or(cfg.SourceRate, devRate), cmp.Or(cfg.RegisterRate, devRate)
 	}
 	return cfg
-}
-
-// crashed writes down what led to the end of the core. The process must end: what is in
-// memory can't be trusted, what was promised is in the store.
-func (m *Main) crashed(l *loop.Loop, err error) {
-	var broken *loop.Broken
-	stack := ""
-	if errors.As(err, &broken) {
-		stack = string(broken.Stack)
-	}
-	file, dumpErr := m.DumpFlight()
-	m.log.Error("the core broke; ending the process, a restart takes the calls up again", "err", err, "flight_record", file, "dump_err", dumpErr, "stack", stack)
-	m.broke <- err
-}
-
-// DumpFlight writes the flight record to a file in the data directory and returns its name.
-func (m *Main) DumpFlight() (string, error) {
-	l := m.loop.Load()
-	if l == nil {
-		return "", errors.New("the core has not started")
-	}
-	name := filepath.Join(m.cfg.Data, "flight-"+time.Now().UTC().Format("20060102T150405.000")+".txt")
-	file, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return "", err
-	}
-	_, err = l.Flight().WriteTo(file)
-	return name, errors.Join(err, file.Close())
 }
 
 func (m *Main) openAPI(history httpapi.History) {

@@ -229,6 +229,25 @@ func TestAPanicOfTheCoreEndsTheNode(t *testing.T) {
 	}
 }
 
+func TestFlightRecordsAreFew(t *testing.T) {
+	dir := t.TempDir()
+	m, _ := startNode(t, devConfig(t, dir))
+	for i := range 2 * keptFlights {
+		old := filepath.Join(dir, fmt.Sprintf("flight-20200101T0000%02d.000.txt", i))
+		if err := os.WriteFile(old, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	newest, err := m.DumpFlight()
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, _ := filepath.Glob(filepath.Join(dir, "flight-*.txt"))
+	if len(files) != keptFlights || files[len(files)-1] != newest {
+		t.Errorf("%d records are kept: %v", len(files), files)
+	}
+}
+
 func TestMetricsPassLint(t *testing.T) {
 	m, _ := startNode(t, devConfig(t, t.TempDir()))
 	status, text := ask(t, m, "GET", "/metrics", "")

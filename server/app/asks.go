@@ -62,17 +62,38 @@ func (m *Main) command(ctx context.Context, tenant core.TenantID, do any) (any, 
 	}
 }
 
-// gauges asks the loop for the node in numbers; false: it did not answer within a second.
-func (m *Main) gauges() (g node.Gauges, ok bool) {
+// glance is the last look into the node.
+type glance struct {
+	mu sync.Mutex
+	at time.Time
+	g  node.Gauges
+	ok bool
+}
+
+// How old a look may be: probes and scrapes, however many, ask the loop ten times a second.
+const glanceAge = 100 * time.Millisecond
+
+// gauges returns the node in numbers; false: the loop did not answer within a second.
+func (m *Main) gauges() (node.Gauges, bool) {
+	m.glance.mu.Lock()
+	defer m.glance.mu.Unlock()
+	if time.Since(m.glance.at) > glanceAge {
+		m.glance.g, m.glance.ok = m.look()
+		m.glance.at = time.Now()
+	}
+	return m.glance.g, m.glance.ok
+}
+
+func (m *Main) look() (node.Gauges, bool) {
 	l := m.loop.Load()
 	if l == nil {
-		return g, false
+		return node.Gauges{}, false
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	answer := make(chan node.Gauges, 1) // not g itself: a late answer must not race with the caller
+	answer := make(chan node.Gauges, 1) // a late answer must not race with the caller
 	if l.Ask(ctx, func() { answer <- m.node.Gauges() }) != nil {
-		return g, false
+		return node.Gauges{}, false
 	}
 	return <-answer, true
 }

@@ -40,14 +40,6 @@ func Command(command config.Command, args, environ []string, build telemetry.Bui
 	}()
 
 	m := New(cfg, build, stderr)
-	if err := m.Start(soft); err != nil {
-		m.Close()
-		if soft.Err() != nil {
-			return 0
-		}
-		fmt.Fprintf(stderr, "dialtone %s: %s\n", command, err)
-		return 2
-	}
 	dump := make(chan os.Signal, 1)
 	signal.Notify(dump, syscall.SIGUSR1)
 	defer signal.Stop(dump)
@@ -57,6 +49,14 @@ func Command(command config.Command, args, environ []string, build telemetry.Bui
 			m.log.Info("flight record written", "file", file, "err", err)
 		}
 	}()
+	if err := m.Start(soft); err != nil {
+		m.Close()
+		if soft.Err() != nil {
+			return 0
+		}
+		fmt.Fprintf(stderr, "dialtone %s: %s\n", command, err)
+		return 2
+	}
 	if err := m.Announce(stdout); err != nil {
 		m.log.Warn("nobody reads what is printed at start", "err", err)
 	}

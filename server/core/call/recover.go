@@ -17,20 +17,20 @@ func (c *Call) Recover(env *Env) {
 	defer c.settle(env)
 	env.Touched = true
 	if c.Phase == Ending || c.Phase == Ended {
-		c.EachLeg(func(l *leg.Leg) { l.Recover(&env.Env) })
+		c.EachLeg(func(l *leg.Leg) { l.Recover(&env.Env, env.Now.Sub(c.ArrivedAt)) })
 		return
 	}
 	c.Node = env.Node
 	c.note(env, core.Moment{What: core.Recovered})
 	for i := range c.Fading {
-		c.Fading[i].Recover(&env.Env)
+		c.Fading[i].Recover(&env.Env, env.Now.Sub(c.ArrivedAt))
 	}
-	if c.Caller.Recover(&env.Env) {
+	if c.Caller.Recover(&env.Env, env.Now.Sub(c.ArrivedAt)) {
 		c.openMedia(env, c.Caller.ID)
 	}
 	switch c.Phase {
 	case Bridged:
-		if c.Agent.Recover(&env.Env) {
+		if c.Agent.Recover(&env.Env, env.Now.Sub(c.ArrivedAt)) {
 			c.openMedia(env, c.Agent.ID)
 		}
 		env.Desk.Restore(env.Now, acd.Agent{ID: c.Agent.Agent, State: acd.Talking, Since: c.AnsweredAt, Interaction: c.ID})
@@ -40,7 +40,7 @@ func (c *Call) Recover(env *Env) {
 		// The offer's reservation died with the desk; the phone is told by the leg.
 		c.note(env, core.Moment{What: core.OfferFailed, Agent: c.Offer.Agent, Detail: "withdrawn"})
 		if c.Agent != nil {
-			c.Agent.Recover(&env.Env)
+			c.Agent.Recover(&env.Env, env.Now.Sub(c.ArrivedAt))
 			c.report(c.Agent)
 			c.Fading = append(c.Fading, *c.Agent)
 		}

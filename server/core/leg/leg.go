@@ -187,10 +187,12 @@ func (l *Leg) Wake(env *Env) Report {
 	if r := l.Repeat; r != nil && r.At <= env.Now {
 		r.Every = min(2*r.Every, T2)
 		r.At = env.Now.Add(r.Every)
-		// The first one may still wait for its commit: then nothing goes before it, nor twice.
-		env.Withdraw(r.Txn)
-		env.Held = append(env.Held, commit.Waiting{Urgent: l.State == Confirmed,
-			Effect: core.Respond{Txn: r.Txn, To: l.Dialog.Peer, Response: r.Response}})
+		again := core.Respond{Txn: r.Txn, To: l.Dialog.Peer, Response: r.Response}
+		if env.Withdraw(r.Txn) { // the first one still waits for its commit: none goes before it
+			env.Held = append(env.Held, commit.Waiting{Urgent: l.State == Confirmed, Effect: again})
+		} else {
+			env.free(again)
+		}
 	}
 	if l.State == Cancelling && l.GiveUpAt <= env.Now {
 		l.end(env, 487)
@@ -210,6 +212,14 @@ func (l *Leg) Wake(env *Env) Report {
 // is left with a BYE (s.13.3.1.4). An un-ACKed re-INVITE likewise ends the dialog.
 func (l *Leg) unacked(env *Env) Report {
 	dismissed := l.State == Dismissed
+	if (dismissed || l.State == Answering) && env.Withdraw(l.Txn) {
+		// The 2xx never left, the store was away: there is no dialog to leave.
+		l.Reject(env, 503, RetryAfter(5))
+		if dismissed {
+			return Nothing
+		}
+		return Unacked
+	}
 	l.Repeat = nil
 	l.leave(env)
 	if dismissed {

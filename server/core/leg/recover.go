@@ -2,24 +2,32 @@ package leg
 
 import (
 	"net/netip"
+	"time"
 
 	"github.com/dialtone-cc/dialtone/server/core"
 )
 
-// Jump is how far CSeq moves when a leg is taken up from its record: some numbers may have
-// been used without being written down (keepalives, a hang-up while the store was away).
-// A gap is allowed (s.12.2.2), a number that the peer has seen is refused for ever.
-const Jump = 1000
+// jump is how far CSeq and the o= version move when a leg is taken up from its record: some
+// numbers may have been used without being written down (keepalives, a hang-up while the
+// store was away). A gap is allowed (s.12.2.2), a number that the peer has seen is refused
+// for ever. It grows with the call's age, one a millisecond, so that a process that dies
+// before it wrote anything has used no number that its successor uses.
+func jump(age time.Duration) uint32 {
+	const least, most = 1000, 1 << 26 // 18 hours; below 2^31 for thirty such restarts
+	return least + uint32(min(max(age.Milliseconds(), 0), most))
+}
 
-// Recover takes the leg up from its record after its process died. What the record says
-// is at most older than the world, never newer. The transactions of the dead process
-// are gone. It reports whether the leg wants its media back.
-func (l *Leg) Recover(env *Env) bool {
-	l.Dialog.LocalSeq += Jump
+// Recover takes the leg up from its record after its process died, in a call that began so
+// long ago. What the record says is at most older than the world, never newer. The
+// transactions of the dead process are gone. It reports whether the leg wants its media back.
+func (l *Leg) Recover(env *Env, age time.Duration) bool {
+	l.Dialog.LocalSeq += jump(age)
+	l.Version += uint64(jump(age))
 	env.Touched = true
 	switch l.State {
 	case Answering, Dismissed:
-		l.Repeat.At, l.Repeat.GiveUpAt = env.Now, env.Now.Add(AckPatience)
+		// Not at once: a leg in Answering has a new address to tell first (Reopen).
+		l.Repeat.At, l.Repeat.GiveUpAt = env.Now.Add(T1), env.Now.Add(AckPatience)
 		return l.State == Answering
 	case Confirmed:
 		l.Repeat, l.Exchange, l.ExchangeTxn = nil, Settled, ""

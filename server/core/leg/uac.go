@@ -186,12 +186,16 @@ func (l *Leg) withdraw(env *Env) {
 	l.cancel(env)
 }
 
+// cancel sends CANCEL and waits a while for the final response. It does not wait for a
+// commit: who takes the leg over cancels again, and the agent may be rung for another call
+// any moment.
 func (l *Leg) cancel(env *Env) {
 	l.State, l.GiveUpAt = Cancelling, env.Now.Add(AckPatience)
 	c := &core.Request{Method: core.CANCEL, URI: l.Invite.URI, Message: core.Message{
 		From: l.Invite.From, To: l.Invite.To, CallID: l.Invite.CallID, CSeq: l.Invite.CSeq, Route: l.Invite.Route,
 	}}
-	env.urgent(core.SendRequest{Txn: l.Txn, To: l.To, Request: c})
+	env.Touched = true
+	env.free(core.SendRequest{Txn: l.Txn, To: l.To, Request: c})
 }
 
 // end closes a leg that never became a dialog.

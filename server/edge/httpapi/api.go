@@ -21,8 +21,8 @@ import (
 type History interface {
 	// Get returns one interaction of a tenant, and whether there is one.
 	Get(ctx context.Context, tenant core.TenantID, id core.InteractionID) (core.CDR, bool, error)
-	// List returns a tenant's interactions, the latest arrival first (ids in falling
-	// order), and whether more follow.
+	// List returns a tenant's interactions ordered by id, which is the order of arrival,
+	// and whether more follow.
 	List(ctx context.Context, tenant core.TenantID, f HistoryFilter) ([]core.CDR, bool, error)
 }
 
@@ -30,9 +30,9 @@ type History interface {
 type HistoryFilter struct {
 	Queue core.QueueID
 	Agent core.AgentID
-	From  core.Time          // arrived at or after
-	To    core.Time          // arrived before
-	After core.InteractionID // only those that follow it in the list: with a smaller id
+	From  core.Time          // ended then or later
+	To    core.Time          // ended before
+	After core.InteractionID // ids behind this one
 	Limit int                // 1..100
 }
 

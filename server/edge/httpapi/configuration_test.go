@@ -151,14 +151,14 @@ func TestPages(t *testing.T) {
 	for i := range 120 {
 		id := fmt.Sprintf("q%03d", i)
 		w.want(201, "PUT", "/v1/queues/"+id, "{}")
-		w.records.all = append(w.records.all, record("acme", fmt.Sprintf("int_%03d", 999-i)))
+		w.records.all = append(w.records.all, record("acme", fmt.Sprintf("int_%03d", i)))
 		want = append(want, id)
 	}
 	for _, limit := range []string{"", "&limit=1", "&limit=7", "&limit=60", "&limit=100"} {
 		if got := walk(w, "/v1/queues?after=", limit); !slices.Equal(got, want) {
 			t.Errorf("%s: %v", limit, got)
 		}
-		if got := walk(w, "/v1/interactions?phase=ended&after=", limit); len(got) != 120 || got[0] != "int_999" || got[119] != "int_880" {
+		if got := walk(w, "/v1/interactions?phase=ended&after=", limit); len(got) != 120 || got[0] != "int_000" || got[119] != "int_119" {
 			t.Errorf("%s: %v", limit, got)
 		}
 	}

@@ -53,12 +53,13 @@ func (d *decoder) refuse(at, format string, args ...any) {
 
 // object reads an object whose members are known.
 func object(m members) reading {
+	allowed := strings.Join(slices.Sorted(maps.Keys(m)), ", ")
 	return func(d *decoder, at string, v any) {
 		each(d, at, v, func(name, at string, v any) {
 			if read, known := m[name]; known {
 				read(d, at, v)
 			} else {
-				d.refuse(at, "is not known; allowed: %s", strings.Join(slices.Sorted(maps.Keys(m)), ", "))
+				d.refuse(at, "is not known; allowed: %s", or(allowed, "none"))
 			}
 		})
 	}
@@ -72,13 +73,16 @@ func each(d *decoder, at string, v any, visit func(name, at string, v any)) {
 		return
 	}
 	for _, name := range slices.Sorted(maps.Keys(o)) {
+		if len(d.complaints) >= mostComplaint {
+			return
+		}
 		visit(name, at+"/"+escape(name), o[name])
 	}
 }
 
 // escape writes a member's name as a part of a JSON pointer (RFC 6901 s.3).
 func escape(name string) string {
-	return strings.NewReplacer("~", "~0", "/", "~1").Replace(name)
+	return strings.ReplaceAll(strings.ReplaceAll(name, "~", "~0"), "/", "~1")
 }
 
 func text[T ~string](into *T) reading {
@@ -151,6 +155,9 @@ func array[T any](into *[]T, read func(*T) reading) reading {
 		}
 		*into = make([]T, len(values))
 		for i := range values {
+			if len(d.complaints) >= mostComplaint {
+				return
+			}
 			read(&(*into)[i])(d, fmt.Sprintf("%s/%d", at, i), values[i])
 		}
 	}

@@ -3,7 +3,6 @@ package httpapi
 import (
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/dialtone-cc/dialtone/server/core"
 	"github.com/dialtone-cc/dialtone/server/core/acd"
@@ -285,7 +284,7 @@ func (t *center) view(a tenant.Agent) command.AgentView {
 // records is a History in memory.
 type records struct {
 	err error
-	all []core.CDR // ids falling
+	all []core.CDR // ids rising
 }
 
 func record(t core.TenantID, id string) core.CDR {
@@ -298,8 +297,8 @@ func (r *records) of(t core.TenantID, f HistoryFilter) []core.CDR {
 	var found []core.CDR
 	for _, c := range r.all {
 		if c.Tenant == t && (f.Queue == "" || c.Queue == f.Queue) && (f.Agent == "" || c.Agent == f.Agent) &&
-			(f.After == "" || strings.Compare(string(c.ID), string(f.After)) < 0) &&
-			(f.From == 0 || c.ArrivedAt >= f.From) && (f.To == 0 || c.ArrivedAt < f.To) {
+			c.ID > f.After &&
+			(f.From == 0 || c.EndedAt >= f.From) && (f.To == 0 || c.EndedAt < f.To) {
 			found = append(found, c)
 		}
 	}

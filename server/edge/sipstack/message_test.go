@@ -153,6 +153,16 @@ func TestRequestRoundTrip(t *testing.T) {
 	})
 }
 
+// The edge writes addresses itself, for speed; they are the core's all the same.
+func TestAddressesAsTheCoreWritesThem(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		a := genAddress(t, "address")
+		if got, want := string(appendAddress(nil, "To", a)), "To: "+a.String()+"\r\n"; got != want {
+			t.Fatalf("got %q, want %q", got, want)
+		}
+	})
+}
+
 // A response survives the wire too, with several Via values.
 func TestResponseRoundTrip(t *testing.T) {
 	p := newParser(1 << 16)

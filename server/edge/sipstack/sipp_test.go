@@ -25,7 +25,7 @@ func sipp(t testing.TB, transport core.Transport, args ...string) (*exec.Cmd, ne
 	local := freePort(t)
 	mode := map[core.Transport]string{core.UDP: "u1", core.TCP: "t1"}[transport]
 	args = append([]string{"-i", "127.0.0.1", "-p", strconv.Itoa(int(local.Port())), "-mp", strconv.Itoa(int(freePort(t).Port()) &^ 1),
-		"-t", mode, "-nostdin", "-timeout", "60s", "-timeout_error"}, args...)
+		"-t", mode, "-buff_size", "4000000", "-nostdin", "-timeout", "60s", "-timeout_error"}, args...)
 	cmd := exec.CommandContext(t.Context(), path, args...)
 	cmd.Dir = t.TempDir()
 	return cmd, local

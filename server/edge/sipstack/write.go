@@ -12,7 +12,7 @@ import (
 func appendRequest(b []byte, r *core.Request, via, software string) []byte {
 	b = appendClean(b, r.Method)
 	b = append(b, ' ')
-	b = appendClean(b, r.URI.String())
+	b = appendURI(b, r.URI)
 	b = append(b, " SIP/2.0\r\n"...)
 	b = appendField(b, "Via", via)
 	if r.Get("Max-Forwards") == "" {
@@ -44,8 +44,8 @@ func appendResponse(b []byte, r *core.Response, software string) []byte {
 func appendMessage(b []byte, m *core.Message, method string) []byte {
 	b = appendAddresses(b, "Route", m.Route)
 	b = appendAddresses(b, "Record-Route", m.RecordRoute)
-	b = appendField(b, "From", m.From.String())
-	b = appendField(b, "To", m.To.String())
+	b = appendAddress(b, "From", m.From)
+	b = appendAddress(b, "To", m.To)
 	b = appendField(b, "Call-ID", m.CallID)
 	b = append(b, "CSeq: "...)
 	b = strconv.AppendUint(b, uint64(m.CSeq), 10)
@@ -66,9 +66,48 @@ func appendMessage(b []byte, m *core.Message, method string) []byte {
 
 func appendAddresses(b []byte, name string, all []core.Address) []byte {
 	for _, a := range all {
-		b = appendField(b, name, a.String())
+		b = appendAddress(b, name, a)
 	}
 	return b
+}
+
+// appendAddress writes what core.Address.String returns, without the copies.
+func appendAddress(b []byte, name string, a core.Address) []byte {
+	b = append(b, name...)
+	b = append(b, ": "...)
+	if a.Display != "" {
+		b = append(b, '"')
+		start := 0
+		for i := 0; i < len(a.Display); i++ {
+			if c := a.Display[i]; c == '"' || c == '\\' {
+				b = append(appendClean(b, a.Display[start:i]), '\\')
+				start = i
+			}
+		}
+		b = append(appendClean(b, a.Display[start:]), '"', ' ')
+	}
+	b = append(b, '<')
+	b = appendURI(b, a.URI)
+	b = append(b, '>')
+	b = appendClean(b, a.Params)
+	return append(b, "\r\n"...)
+}
+
+// appendURI writes what core.URI.String returns.
+func appendURI(b []byte, u core.URI) []byte {
+	b = append(appendClean(b, u.Scheme), ':')
+	if u.User != "" {
+		b = append(appendClean(b, u.User), '@')
+	}
+	if strings.IndexByte(u.Host, ':') >= 0 {
+		b = append(appendClean(append(b, '['), u.Host), ']')
+	} else {
+		b = appendClean(b, u.Host)
+	}
+	if u.Port != 0 {
+		b = strconv.AppendUint(append(b, ':'), uint64(u.Port), 10)
+	}
+	return appendClean(b, u.Params)
 }
 
 func appendField(b []byte, name, value string) []byte {
@@ -91,16 +130,12 @@ func appendBody(b []byte, m *core.Message) []byte {
 // appendClean writes a text without anything that could end a line: texts of the
 // configuration reach the wire too, and one of them must not become a header field.
 func appendClean(b []byte, s string) []byte {
-	if !strings.ContainsAny(s, "\r\n\x00") {
-		return append(b, s...)
-	}
 	for i := 0; i < len(s); i++ {
-		switch s[i] {
-		case '\r', '\n', 0:
-			b = append(b, ' ')
-		default:
-			b = append(b, s[i])
+		c := s[i]
+		if c == '\r' || c == '\n' || c == 0 {
+			c = ' '
 		}
+		b = append(b, c)
 	}
 	return b
 }

@@ -259,6 +259,9 @@ func (o Outcome) reason() (string, bool) {
 	return "", false
 }
 
+// Reason returns the NotReady reason that an outcome gives an agent, "" for none.
+func (o Outcome) Reason() string { r, _ := o.reason(); return r }
+
 // Deadline returns when the next wrap-up ends; core.Never when nobody is in one.
 func (c *Center) Deadline() core.Time {
 	if c.ends.n == 0 {

@@ -37,7 +37,7 @@ func (l *Leg) byed(env *Env, txn core.TxnID, req *core.Request, from core.Peer) 
 	l.Dialog.Receive(req, from)
 	was := l.State
 	l.State, l.Repeat, l.Invite = Gone, nil, nil
-	l.Exchange, l.ExchangeTxn, l.keepalive = Settled, "", keepalive{}
+	l.settle(env)
 	env.urgent(core.Respond{Txn: txn, To: from, Response: req.Reply(200, l.Dialog.Local.Tag())})
 	if was == Leaving || was == Dismissed { // both sides left at once
 		return Nothing
@@ -51,7 +51,7 @@ func (l *Leg) HangUp(env *Env, status, q850 int) {
 	case Invited:
 		l.Reject(env, status)
 	case Answering:
-		if env.Withdraw(l.Txn) {
+		if l.retract(env) {
 			l.Reject(env, status)
 			return
 		}
@@ -67,11 +67,20 @@ func (l *Leg) HangUp(env *Env, status, q850 int) {
 // leave sends BYE.
 func (l *Leg) leave(env *Env, fields ...core.Field) {
 	l.State, l.Repeat, l.Invite = Leaving, nil, nil
-	l.Exchange, l.ExchangeTxn, l.keepalive = Settled, "", keepalive{}
+	l.settle(env)
 	bye := l.Dialog.Request(core.BYE)
 	bye.Header = fields
 	l.bye = core.TxnID(env.Rand.Branch())
 	env.urgent(core.SendRequest{Txn: l.bye, To: l.Dialog.Target(), Request: bye})
+}
+
+// settle ends what is open inside the dialog. A re-INVITE that still waits for its commit
+// does not leave any more.
+func (l *Leg) settle(env *Env) {
+	if l.Exchange == Ours {
+		env.Withdraw(l.ExchangeTxn)
+	}
+	l.Exchange, l.ExchangeTxn, l.keepalive = Settled, "", keepalive{}
 }
 
 // reinvited takes a re-INVITE: it is answered by us alone, the other leg is not asked, so

@@ -33,6 +33,10 @@ func (l *Leg) probe(env *Env) Report {
 		*k = keepalive{}
 		return Nothing
 	}
+	if l.Exchange == Ours { // our re-INVITE asks the same, and its CSeq must not be overtaken
+		k.at = env.Now.Add(env.Policy.KeepaliveEvery)
+		return Nothing
+	}
 	if k.txn != "" {
 		k.missed++
 	}

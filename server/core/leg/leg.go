@@ -93,6 +93,7 @@ type Leg struct {
 
 	Applied   core.MediaSpec `json:"-"` // what the media edge was last told
 	keepalive keepalive
+	recovered bool // from a record: what it promises may have been sent before
 	bye       core.TxnID
 }
 
@@ -212,7 +213,7 @@ func (l *Leg) Wake(env *Env) Report {
 // is left with a BYE (s.13.3.1.4). An un-ACKed re-INVITE likewise ends the dialog.
 func (l *Leg) unacked(env *Env) Report {
 	dismissed := l.State == Dismissed
-	if (dismissed || l.State == Answering) && env.Withdraw(l.Txn) {
+	if (dismissed || l.State == Answering) && l.retract(env) {
 		// The 2xx never left, the store was away: there is no dialog to leave.
 		l.Reject(env, 503, RetryAfter(5))
 		if dismissed {

@@ -23,6 +23,7 @@ func jump(age time.Duration) uint32 {
 func (l *Leg) Recover(env *Env, age time.Duration) bool {
 	l.Dialog.LocalSeq += jump(age)
 	l.Version += uint64(jump(age))
+	l.recovered = true
 	env.Touched = true
 	switch l.State {
 	case Answering, Dismissed:

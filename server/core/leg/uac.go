@@ -51,6 +51,9 @@ func (l *Leg) Response(env *Env, txn core.TxnID, resp *core.Response, from core.
 		env.Touched = true
 	case txn == l.keepalive.txn && resp.Status >= 200:
 		return l.probed(env, resp.Status)
+	case resp.Method == core.INVITE && resp.Status/100 == 2 && (l.State == Confirmed || l.State == Leaving):
+		// Of a re-INVITE of a process that died. The phone takes no other before its ACK (s.14.2).
+		env.free(core.SendRequest{To: l.Dialog.Target(), Txn: core.TxnID(env.Rand.Branch()), Request: l.Dialog.Ack(resp.CSeq)})
 	}
 	return Nothing // CANCEL's own answer says nothing about the INVITE
 }

@@ -113,13 +113,17 @@ func (l *Leg) Cancel(env *Env, txn core.TxnID, req *core.Request, from core.Peer
 	env.free(core.Respond{Txn: txn, To: from, Response: req.Reply(200, l.Dialog.Local.Tag())})
 	switch {
 	case l.State == Invited:
-	case l.State == Answering && env.Withdraw(l.Txn):
+	case l.State == Answering && l.retract(env):
 	default:
 		return Nothing
 	}
 	l.Reject(env, 487)
 	return HungUp
 }
+
+// retract takes back the 2xx, if it has not left: neither from this process, nor perhaps
+// from one that died.
+func (l *Leg) retract(env *Env) bool { return !l.recovered && env.Withdraw(l.Txn) }
 
 // Acknowledge takes an ACK to a 2xx. One that belongs to an older INVITE is ignored.
 func (l *Leg) Acknowledge(env *Env, req *core.Request) Report {

@@ -83,7 +83,23 @@ func (n *Node) setBindings(now core.Time, t *tenancy, id core.AgentID, next regi
 		return out
 	}
 	t.desk.SetReachable(now, id, reachable)
+	if !reachable {
+		t.wentAway(now, id, a)
+	}
 	return n.agentChanged(now, t, id, nil, out)
+}
+
+// wentAway logs an agent out whose last phone is gone, when the phone is how it logs in.
+// Who said by the API why it is not ready stays so: a phone that comes back must not end
+// a lunch.
+func (t *tenancy) wentAway(now core.Time, id core.AgentID, a acd.Agent) {
+	given := false // by an offer that failed, not by the person
+	for _, o := range []acd.Outcome{acd.NoAnswer, acd.Rejected, acd.Busy, acd.Unreachable} {
+		given = given || a.Reason == o.Reason()
+	}
+	if t.agents[id].ReadyOnRegister && (a.Status == acd.Ready || a.Status == acd.NotReady && given) {
+		t.desk.SetStatus(now, id, acd.LoggedOut, "")
+	}
 }
 
 // cameBack makes an agent ready whose phone registers, when that is how it logs in, or

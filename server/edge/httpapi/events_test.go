@@ -366,13 +366,13 @@ func TestFeedIsBounded(t *testing.T) {
 // Over real sockets: the server's read and write timeouts do not end a stream, Close does,
 // a stream is refused after it, and no goroutine is left (TestMain).
 func TestStreamOverTCP(t *testing.T) {
-	w := newWorld(t, func(c *Config) { c.Heartbeat = 20 * time.Millisecond })
+	w := newWorld(t, func(c *Config) { c.Heartbeat = 50 * time.Millisecond })
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := Server("", w.api)
-	s.ReadTimeout, s.WriteTimeout = 50*time.Millisecond, 50*time.Millisecond
+	s.ReadTimeout, s.WriteTimeout = 200*time.Millisecond, 200*time.Millisecond
 	go s.Serve(l)
 	defer s.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
@@ -391,7 +391,7 @@ func TestStreamOverTCP(t *testing.T) {
 	if res.Header.Get("Content-Type") != "text/event-stream" || res.Header.Get("Cache-Control") != "no-store" {
 		t.Errorf("%v", res.Header)
 	}
-	for c.beats < 10 && c.lines.Scan() { // 200 ms, four times the timeouts
+	for c.beats < 12 && c.lines.Scan() { // 600 ms, three times the timeouts
 		if strings.HasPrefix(c.lines.Text(), ":") {
 			c.beats++
 		}

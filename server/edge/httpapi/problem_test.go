@@ -190,7 +190,7 @@ func TestOperatorNamesTheTenant(t *testing.T) {
 // A core that is overloaded, silent or wrong, and a history that fails, are a 503 or a 500,
 // and nothing waits for ever.
 func TestUnavailable(t *testing.T) {
-	w := newWorld(t, func(c *Config) { c.Timeout = 20 * time.Millisecond })
+	w := newWorld(t, func(c *Config) { c.Timeout = 250 * time.Millisecond })
 	w.records.err = errors.New("disk is full: SECRET")
 	a := w.want(503, "GET", "/v1/interactions", "")
 	if bytes.Contains(a.body, []byte("SECRET")) || !strings.Contains(w.log.String(), "disk is full") {
@@ -236,7 +236,6 @@ func TestFullInboxAndReadiness(t *testing.T) {
 
 // An answer of the wrong type or a panic ends in a 500 and a log line, not in the process.
 func TestFaultOfTheServer(t *testing.T) {
-	var log lockedBuffer
 	w := newWorld(t, nil)
 	w.api.config.Submit = func(e core.Event) bool {
 		w.api.Do(core.Reply{Token: e.(core.Commanded).Token, Value: "nonsense"})
@@ -251,7 +250,7 @@ func TestFaultOfTheServer(t *testing.T) {
 	rec = httptest.NewRecorder()
 	w.api.ServeHTTP(rec, newRequest("GET", "/v1/queues", ""))
 	if rec.Code != 500 || strings.Contains(rec.Body.String(), "disco") || !strings.Contains(w.log.String(), "disco") {
-		t.Errorf("%d %s %s", rec.Code, rec.Body, log.String())
+		t.Errorf("%d %s %s", rec.Code, rec.Body, w.log.String())
 	}
 }
 

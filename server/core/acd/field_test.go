@@ -510,7 +510,11 @@ func TestLinesDoNotPileUp(t *testing.T) {
 	if err := c.Enqueue(1, acd.Entry{ID: keep, Queue: "q", ArrivedAt: 1, Skills: map[string]int{"s7": 9}}); err != nil {
 		t.Fatal(err)
 	}
-	for i := range 5000 {
+	c.SetStatus(2, "a", acd.Ready, "")
+	if made := c.Match(2); len(made) != 1 || made[0].Interaction != keep {
+		t.Errorf("matched %v", made)
+	}
+	for i := range 5000 { // its line is empty now, but not done with
 		id := core.InteractionID(fmt.Sprint(i))
 		if err := c.Enqueue(1, acd.Entry{ID: id, Queue: "q", ArrivedAt: 1, Skills: map[string]int{fmt.Sprint("s", i): 9}}); err != nil {
 			t.Fatal(err)
@@ -526,8 +530,10 @@ func TestLinesDoNotPileUp(t *testing.T) {
 	if n := acd.Lines(c); n > 2000 {
 		t.Errorf("%d lines are kept for one entry", n)
 	}
-	c.SetStatus(2, "a", acd.Ready, "")
-	if made := c.Match(2); len(made) != 1 || made[0].Interaction != keep {
+	if err := c.Release(3, "a", acd.Withdrawn, 0); err != nil {
+		t.Error(err)
+	}
+	if made := c.Match(3); len(made) != 1 || made[0].Interaction != keep {
 		t.Errorf("matched %v", made)
 	}
 	if err := c.Valid(); err != nil {

@@ -25,15 +25,18 @@ type Reservation struct {
 // A reserved agent is Reserved until Progress or Release. The entry keeps its place.
 func (c *Center) Match(now core.Time) []Reservation {
 	var made []Reservation
-	for {
-		l := c.next()
+	for { // each round makes a reservation or finds something fresh no longer: it ends
+		l, t := c.next()
 		if l == nil {
 			return made
 		}
 		m := c.pick(l)
 		if m == nil {
-			// Agents only become fewer during Match: nobody will fit this line either later.
+			// Agents only become fewer during Match: nobody will fit this line later either.
 			l.fresh = false
+			if t != nil {
+				t.fresh = false
+			}
 			continue
 		}
 		e := l.waiting.first().value
@@ -47,22 +50,20 @@ func (c *Center) Match(now core.Time) []Reservation {
 }
 
 // next returns the line whose first entry comes first among the fresh lines and the lines
-// that the fresh teams fit; nil when nothing is left to try. Whatever is found to have
-// nothing to give is no longer fresh.
-func (c *Center) next() *line {
-	var first *line
-	keep := func(l *line) {
-		if first == nil || l.waiting.first().compare(first.waiting.first().place) < 0 {
-			first = l
-		}
+// that the fresh teams fit, and the team that led to it, if one did; nil when nothing is
+// left to try. What is found to have nothing to give is no longer fresh.
+func (c *Center) next() (first *line, by *team) {
+	earlier := func(l *line) bool {
+		return first == nil || l.waiting.first().compare(first.waiting.first().place) < 0
 	}
 	lines := c.freshLines[:0]
 	for _, l := range c.freshLines {
-		if l.fresh && l.waiting.n > 0 {
-			lines = append(lines, l)
-			keep(l)
-		} else {
-			l.fresh = false
+		if l.fresh = l.fresh && l.waiting.n > 0; !l.fresh {
+			continue
+		}
+		lines = append(lines, l)
+		if earlier(l) {
+			first = l
 		}
 	}
 	clear(c.freshLines[len(lines):])
@@ -70,19 +71,20 @@ func (c *Center) next() *line {
 	teams := c.freshTeams[:0]
 	for _, t := range c.freshTeams {
 		n := -1
-		if t.idle.n > 0 {
+		if t.fresh && t.idle.n > 0 {
 			n = c.heads.first(t.fits)
 		}
-		if n >= 0 {
-			teams = append(teams, t)
-			keep(c.lines[n])
-		} else {
-			t.fresh = false
+		if t.fresh = n >= 0; !t.fresh {
+			continue
+		}
+		teams = append(teams, t)
+		if l := c.lines[n]; earlier(l) {
+			first, by = l, t
 		}
 	}
 	clear(c.freshTeams[len(teams):])
 	c.freshTeams = teams
-	return first
+	return first, by
 }
 
 // pick returns the available agent that a line's queue prefers, nil when none fits.

@@ -36,7 +36,7 @@ func (l *Leg) answer(env *Env, txn core.TxnID, req *core.Request, from core.Peer
 func (l *Leg) byed(env *Env, txn core.TxnID, req *core.Request, from core.Peer) Report {
 	l.Dialog.Receive(req, from)
 	was := l.State
-	l.State, l.Repeat, l.Invite = Gone, nil, nil
+	l.State, l.Invite = Gone, nil
 	l.settle(env)
 	env.urgent(core.Respond{Txn: txn, To: from, Response: req.Reply(200, l.Dialog.Local.Tag())})
 	if was == Leaving || was == Dismissed { // both sides left at once
@@ -66,21 +66,39 @@ func (l *Leg) HangUp(env *Env, status, q850 int) {
 
 // leave sends BYE.
 func (l *Leg) leave(env *Env, fields ...core.Field) {
-	l.State, l.Repeat, l.Invite = Leaving, nil, nil
+	l.State, l.Invite = Leaving, nil
 	l.settle(env)
 	bye := l.Dialog.Request(core.BYE)
 	bye.Header = fields
 	l.bye = core.TxnID(env.Rand.Branch())
-	env.urgent(core.SendRequest{Txn: l.bye, To: l.Dialog.Target(), Request: bye})
+	out := core.SendRequest{Txn: l.bye, To: l.Dialog.Target(), Request: bye}
+	if l.Party == core.Caller {
+		env.urgent(out)
+		return
+	}
+	// The agent is free from this moment, and the INVITE of the next call, whose record
+	// commits on its own, must not overtake the BYE. Who takes over too old a record asks
+	// the phone and is told 481.
+	env.Touched = true
+	env.free(out)
 }
 
-// settle ends what is open inside the dialog. A re-INVITE that still waits for its commit
-// does not leave any more.
+// settle ends what is open inside the dialog. A re-INVITE or a 2xx that still waits for its
+// commit does not leave any more.
 func (l *Leg) settle(env *Env) {
+	l.hush(env)
 	if l.Exchange == Ours {
 		env.Withdraw(l.ExchangeTxn)
 	}
 	l.Exchange, l.ExchangeTxn, l.keepalive = Settled, "", keepalive{}
+}
+
+// hush ends the repeating of a 2xx, and takes it back if it still waits for its commit.
+func (l *Leg) hush(env *Env) {
+	if l.Repeat != nil {
+		env.Withdraw(l.Repeat.Txn)
+		l.Repeat = nil
+	}
 }
 
 // reinvited takes a re-INVITE: it is answered by us alone, the other leg is not asked, so
@@ -111,6 +129,7 @@ func (l *Leg) reinvited(env *Env, txn core.TxnID, req *core.Request, from core.P
 	}
 	// A re-INVITE implies that the ACK to our last 2xx was sent: it was lost or overtaken.
 	l.State, l.Invite = Confirmed, nil
+	l.hush(env)
 	l.Exchange, l.ExchangeTxn, l.AgainAt = Theirs, "", 0
 	l.Dialog.Refresh(req.Contact)
 	l.accept(env, txn, req, body)
@@ -158,7 +177,7 @@ func (l *Leg) exchanged(env *Env, resp *core.Response, from core.Peer) Report {
 		return Nothing
 	}
 	if resp.Status < 300 {
-		env.urgent(core.SendRequest{To: l.Dialog.Target(), Txn: core.TxnID(env.Rand.Branch()), Request: l.Dialog.Ack(resp.CSeq)})
+		env.free(core.SendRequest{To: l.Dialog.Target(), Txn: core.TxnID(env.Rand.Branch()), Request: l.Dialog.Ack(resp.CSeq)})
 	}
 	if l.Exchange != Ours {
 		return Nothing

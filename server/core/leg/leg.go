@@ -221,7 +221,6 @@ func (l *Leg) unacked(env *Env) Report {
 		}
 		return Unacked
 	}
-	l.Repeat = nil
 	l.leave(env)
 	if dismissed {
 		return Nothing

@@ -117,7 +117,12 @@ func (l *Leg) success(env *Env, resp *core.Response, from core.Peer) Report {
 	if err == nil {
 		err = l.take(answer)
 	}
-	env.urgent(core.SendRequest{To: l.Dialog.Target(), Txn: core.TxnID(env.Rand.Branch()), Request: l.Dialog.Ack(resp.CSeq)})
+	ack := core.SendRequest{To: l.Dialog.Target(), Txn: core.TxnID(env.Rand.Branch()), Request: l.Dialog.Ack(resp.CSeq)}
+	if unwanted || err != nil {
+		env.free(ack) // the BYE that follows does not wait either
+	} else {
+		env.urgent(ack)
+	}
 	l.State = Confirmed
 	switch {
 	case unwanted: // the answer crossed our CANCEL: the dialog exists, and we leave it (s.9.1)

@@ -97,9 +97,11 @@ func (s Set) Deadline() core.Time {
 //   - the first hop of its Path, when it registered through a proxy (RFC 3327 s.5.3);
 //   - the connection it registered over, when that was TCP. The phone's own address is
 //     what is tried when it is closed;
-//   - over UDP the source of the REGISTER, where that is not what Contact says. Then a NAT
+//   - over UDP the source of the REGISTER, where Contact says another address. Then a NAT
 //     lies between, and only this mapping reaches the phone (as RFC 3581 has it for
-//     responses). Without a NAT, where the Contact says, over the transport that it says.
+//     responses). Another port of the same address is believed: phones may send from one
+//     port and listen on another, and one program may register for others;
+//   - else where the Contact says, over the transport that it says.
 //
 // A request to a binding with a Path carries it as Route.
 func (b Binding) Target() core.Target {
@@ -118,17 +120,17 @@ func (b Binding) Target() core.Target {
 	return t
 }
 
-// natted reports whether the phone is not where it says. A contact at another transport of
-// the same host is believed: its port there has nothing to do with the source port here.
+// natted reports whether the phone is not at the address that it says. A name that nobody
+// can resolve (RFC 2606) says nothing.
 func (b Binding) natted(t core.Target) bool {
 	if !b.Peer.Addr.IsValid() {
 		return false
 	}
 	host, err := netip.ParseAddr(t.Host)
-	if err != nil || host.Unmap() != b.Peer.Addr.Addr().Unmap() {
-		return true
+	if err != nil {
+		return strings.HasSuffix(t.Host, ".invalid")
 	}
-	return t.Transport == core.UDP && t.Port != b.Peer.Addr.Port()
+	return host.Unmap() != b.Peer.Addr.Addr().Unmap()
 }
 
 func transport(u core.URI) core.Transport {

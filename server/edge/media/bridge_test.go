@@ -277,3 +277,55 @@ func TestTwoHearers(t *testing.T) {
 	b.mustHear(b.listenFor(10), 440, 880)
 	c.mustHear(c.listenFor(10), 440, 880)
 }
+
+// The marker at a change of source is the voice's; one who joins within a digit is not
+// told that the digit begins (RFC 4733 s.2.3).
+func TestNoMarkerWithinADigit(t *testing.T) {
+	r := newRig(t, nil)
+	a, b := r.phone(legID(1), pcmu), r.phone(legID(2), pcmu)
+	bridge(a, b)
+	a.packet(101, []byte{7, 10, 0, 160})
+	if p := b.listenFor(1)[0]; p.Marker {
+		t.Fatal("a marker on a packet that had none")
+	}
+}
+
+// What a party says while it is not to be received is no loss to the other.
+func TestReceiveOff(t *testing.T) {
+	r := newRig(t, nil)
+	a, b := r.phone(legID(1), pcmu), r.phone(legID(2), pcmu)
+	bridge(a, b)
+	a.say(440, 3)
+	got := b.listenFor(3)
+	a.set(func(s *core.MediaSpec) { s.Receive = false })
+	a.say(1700, 10)
+	until(t, "dropped", func() bool { return r.Gauges().Dropped == 10 })
+	a.set(func(s *core.MediaSpec) { s.Receive = true })
+	a.say(440, 5)
+	after := b.listenFor(5)
+	b.mustHear(after, 440, 1700)
+	mustFlow(t, append(got, after...), 8000*uint32(patience/time.Second))
+	if !after[0].Marker {
+		t.Error("no marker after the pause")
+	}
+}
+
+// A packet that is older than the first of its source would bear a number that the source
+// before has used.
+func TestLateAcrossASwitch(t *testing.T) {
+	r := newRig(t, nil)
+	a, b, c := r.phone(legID(1), pcmu), r.phone(legID(2), pcmu), r.phone(legID(3), pcmu)
+	b.hears(core.Source{Kind: core.Bridge, Peer: c.leg})
+	c.say(880, 5)
+	got := b.listenFor(5)
+	a.say(1700, 1) // so that the stream's beginning is not the mapping's
+	until(t, "dropped or unheard", func() bool { return r.Gauges().Relayed == 5 })
+	b.hears(core.Source{Kind: core.Bridge, Peer: a.leg})
+	for _, seq := range []uint16{1010, 1008, 1009, 1011} {
+		a.raw(&rtp.Packet{Header: rtp.Header{Version: 2, SequenceNumber: seq, Timestamp: uint32(seq) * 160, SSRC: a.ssrc}, Payload: a.tone(440)})
+	}
+	mustFlow(t, append(got, b.listenFor(2)...), 8000*uint32(patience/time.Second))
+	if p := b.next(30 * time.Millisecond); p != nil {
+		t.Fatalf("one more: %v", p.Header)
+	}
+}

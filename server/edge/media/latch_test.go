@@ -231,6 +231,11 @@ func TestReinviteMovesThePeer(t *testing.T) {
 	r := newRig(t, nil)
 	a, b := r.phone(legID(1), pcmu), r.phone(legID(2), pcmu)
 	bridge(a, b)
+	a.say(440, 1)
+	b.listenFor(1)
+	b.say(880, 1)
+	a.listenFor(1)
+	files := openFiles(t)
 	for range 3 {
 		a.say(440, 3)
 		b.mustHear(b.listenFor(3), 440, 880)
@@ -248,6 +253,10 @@ func TestReinviteMovesThePeer(t *testing.T) {
 			t.Fatal(err)
 		}
 		until(t, "the old address refused", func() bool { return r.Gauges().Refused == refused+1 })
+		old.Close()
+	}
+	if n := openFiles(t); n != files {
+		t.Errorf("%d files open after the moves, %d before", n, files)
 	}
 }
 

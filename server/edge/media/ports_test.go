@@ -1,7 +1,6 @@
 package media
 
 import (
-	"net"
 	"net/netip"
 	"os"
 	"runtime"
@@ -65,13 +64,12 @@ func TestPortsExhaustionAndRest(t *testing.T) {
 // A port that another process holds, RTP or RTCP, is passed over.
 func TestForeignPortsArePassedOver(t *testing.T) {
 	from, _ := freeRange(t, 20)
-	loopback := net.IPv4(127, 0, 0, 1)
-	for _, port := range []uint16{from, from + 3, from + 6} { // an RTP, an RTCP, an RTP port
-		c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: loopback, Port: int(port)})
+	for i, port := range []uint16{from, from + 3, from + 6} { // an RTP, an RTCP, an RTP port
+		fd, err := bindUDP(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port), i > 0) // some willing to share
 		if err != nil {
 			t.Skipf("taken meanwhile: %v", err)
 		}
-		defer c.Close()
+		defer closeFD(fd)
 	}
 	r := newRig(t, func(c *Config) { c.From, c.To = from, from+9 })
 	for i := range 2 {

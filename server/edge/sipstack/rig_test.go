@@ -16,10 +16,10 @@ import (
 	"github.com/emiago/sipgo/sip"
 )
 
-// Timers of a tenth: T1 is 50 ms, so 64*T1 is 3.2 s.
+// T1 is 30 ms here, so 64*T1 is 1.92 s.
 func TestMain(m *testing.M) {
-	sip.SetTimers(50*time.Millisecond, 200*time.Millisecond, 250*time.Millisecond)
-	sip.Timer_D = 500 * time.Millisecond
+	sip.SetTimers(30*time.Millisecond, 120*time.Millisecond, 150*time.Millisecond)
+	sip.Timer_D = 400 * time.Millisecond
 	os.Exit(m.Run())
 }
 
@@ -31,6 +31,7 @@ type rig struct {
 	t      testing.TB
 	events chan core.Event
 	full   atomic.Bool // the core's inbox
+	phones atomic.Int64
 }
 
 func loopback(port uint16) netip.AddrPort {
@@ -143,7 +144,8 @@ func newPhone(r *rig, transport core.Transport) *phone {
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(p.close)
-	p.name = strings.ReplaceAll(p.local().String(), ":", ".")
+	// The number tells apart phones that are given the same port one after the other.
+	p.name = fmt.Sprintf("%s-%d", strings.ReplaceAll(p.local().String(), ":", "."), r.phones.Add(1))
 	return p
 }
 

@@ -38,17 +38,27 @@ type serverTxn struct {
 	born    time.Time
 
 	mu    sync.Mutex
-	final int // status of the final response, 0 before
+	final int    // status of the final response, 0 before
+	last  []byte // the latest response
 	acked bool
 }
 
-// WriteMsg is how the machine sends, now and when its timers repeat.
+// WriteMsg is how the machine sends, now and when its timers repeat. A message without
+// bytes is the 100 that the machine makes by itself 200 ms after an INVITE, if this process
+// was held up so long before it gave its own; from then on the machine would repeat that
+// one in place of the latest response.
 func (t *serverTxn) WriteMsg(msg sip.Message) error {
 	res, ok := msg.(*sip.Response)
 	if !ok {
 		return errors.New("a server transaction sends responses only")
 	}
-	if err := t.back.write(res.Body()); err != nil {
+	wire := res.Body()
+	if len(wire) == 0 {
+		t.mu.Lock()
+		wire = t.last
+		t.mu.Unlock()
+	}
+	if err := t.back.write(wire); err != nil {
 		return err
 	}
 	t.stack.tally.sentResponse(res.StatusCode)
@@ -213,7 +223,7 @@ func (s *Stack) gotRequest(m parsed, peer core.Peer, back out) {
 		return
 	}
 	if method == core.INVITE {
-		t.machine.Respond(carrier(100, s.trying(m.request)))
+		t.machine.Respond(carrier(100, t.last))
 	}
 	e := core.RequestReceived{Txn: id, Cancels: cancels, From: peer, Request: m.request}
 	if s.inbox.offer(e) {
@@ -239,6 +249,9 @@ func (s *Stack) shed(t *serverTxn, m *parsed, e core.RequestReceived) {
 
 func (s *Stack) openServer(id core.TxnID, m *parsed, source netip.Addr, back out) (*serverTxn, error) {
 	t := &serverTxn{stack: s, id: id, source: source, back: back, born: time.Now()}
+	if m.request.Method == core.INVITE {
+		t.last = s.trying(m.request)
+	}
 	t.origin = &sip.Request{Method: sip.RequestMethod(m.request.Method)}
 	t.origin.SetTransport(strings.ToUpper(string(back.transport())))
 	t.machine = sip.NewServerTx(string(id), t.origin, t, s.quiet)
@@ -317,7 +330,7 @@ func (s *Stack) respond(e core.Respond) {
 		s.respondByVia(e, wire)
 		return
 	}
-	if !t.admits(e.Response.Status) {
+	if !t.admits(e.Response.Status, wire) {
 		return
 	}
 	switch err := t.machine.Respond(carrier(e.Response.Status, wire)); {
@@ -331,19 +344,19 @@ func (s *Stack) respond(e core.Respond) {
 
 // admits keeps the machine from a response that its state does not know: it would ignore
 // it, but repeat it in place of the right one when the request is repeated.
-func (t *serverTxn) admits(status int) bool {
+func (t *serverTxn) admits(status int, wire []byte) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	switch {
-	case t.final == 0:
-		if status >= 200 {
-			t.final = status
-		}
-		return true
-	case t.final < 300 && status >= 200 && status < 300:
-		return t.origin.IsInvite() // the core repeats it until the ACK, s.13.3.1.4
+	// The core repeats a 2xx to INVITE until the ACK comes, s.13.3.1.4.
+	again := t.origin.IsInvite() && t.final/100 == 2 && status/100 == 2
+	if t.final != 0 && !again {
+		return false
 	}
-	return false
+	if status >= 200 {
+		t.final = status
+	}
+	t.last = wire
+	return true
 }
 
 // respondByVia answers a transaction that is not known (any more): by the flow, else by

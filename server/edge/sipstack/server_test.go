@@ -124,6 +124,21 @@ func TestFirstFinalResponseCounts(t *testing.T) {
 	p.expect("SIP/2.0 200 OK")
 }
 
+// The machine's own 100, however late it fires, must neither go out empty nor be repeated
+// in place of the final response.
+func TestLateTryingOfTheMachine(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	p := newPhone(r, core.UDP)
+	p.send(p.in("c", "INVITE", "a", "", ""))
+	e := want[core.RequestReceived](r)
+	p.expect("SIP/2.0 100")
+	r.reply(e, 486)
+	p.expect("SIP/2.0 486")
+	r.servers.get(e.Txn).machine.Respond(sip.NewResponse(100, "Trying")) // what its timer does
+	p.expect("SIP/2.0 486")                                              // Timer G
+}
+
 // RFC 3261 s.9.2: the core answers the CANCEL and the INVITE, nobody else does.
 func TestCancel(t *testing.T) {
 	t.Parallel()

@@ -39,14 +39,15 @@ type Main struct {
 	metrics  *telemetry.Metrics
 	identity identity
 
-	node  *node.Node
-	loop  atomic.Pointer[loop.Loop] // nil until the core can take events
-	sip   *sipstack.Stack
-	media *media.Media
-	store *etcdstore.Store
-	out   *records.Writer
-	api   *httpapi.API
-	http  net.Listener
+	node    *node.Node
+	loop    atomic.Pointer[loop.Loop] // nil until the core can take events
+	sip     *sipstack.Stack
+	media   *media.Media
+	store   *etcdstore.Store
+	out     *records.Writer
+	records records.Store
+	api     *httpapi.API
+	http    net.Listener
 
 	asks    answers
 	glance  glance

@@ -46,6 +46,7 @@ func (m *Main) openRecords() (httpapi.History, error) {
 		return nil, err
 	}
 	m.undo = append(m.undo, func() { _ = store.Close() })
+	m.records = store
 	m.out = records.NewWriter(store, m.emit, m.log)
 	m.undo = append(m.undo, func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -96,6 +97,8 @@ func (m *Main) dispatch(e core.Effect) {
 		m.store.Do(e)
 	case core.Deliver:
 		m.out.Do(e)
+	case core.Purge:
+		go m.purge(e.Tenant)
 	case core.Reply:
 		if !m.asks.take(e) {
 			m.api.Do(e)
@@ -106,5 +109,19 @@ func (m *Main) dispatch(e core.Effect) {
 		telemetry.Line(m.log, e)
 	case core.Drained:
 		m.once.Do(func() { close(m.drained) })
+	}
+}
+
+// purge deletes a tenant's finished interactions. It runs beside the loop: a large tenant
+// takes seconds.
+func (m *Main) purge(id core.TenantID) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	ev := core.Purged{Tenant: id}
+	if err := m.records.DeleteTenant(ctx, id); err != nil {
+		ev.Cause = err.Error()
+	}
+	for !m.emit(ev) && ctx.Err() == nil {
+		time.Sleep(10 * time.Millisecond)
 	}
 }

@@ -93,6 +93,9 @@ type Store struct {
 // same id (after a restart); the store keeps one.
 type Deliver struct{ CDR *CDR }
 
+// Purge removes all finished interactions of a tenant from the records store; Purged answers.
+type Purge struct{ Tenant TenantID }
+
 // Reply answers a Commanded. Problem is nil on success.
 type Reply struct {
 	Token   Token
@@ -126,6 +129,7 @@ func (SetMedia) isEffect()    {}
 func (CloseMedia) isEffect()  {}
 func (Store) isEffect()       {}
 func (Deliver) isEffect()     {}
+func (Purge) isEffect()       {}
 func (Reply) isEffect()       {}
 func (Publish) isEffect()     {}
 func (Log) isEffect()         {}

@@ -108,6 +108,12 @@ type DeliveryFailed struct {
 	Cause string
 }
 
+// Purged answers Purge. With a Cause it failed, and may have purged some.
+type Purged struct {
+	Tenant TenantID
+	Cause  string
+}
+
 // Commanded is a request of the API or the operator. Do is one of the values of package
 // command; the answer is a Reply with the same Token.
 type Commanded struct {
@@ -141,6 +147,7 @@ func (Unknown) isEvent()           {}
 func (Restored) isEvent()          {}
 func (Delivered) isEvent()         {}
 func (DeliveryFailed) isEvent()    {}
+func (Purged) isEvent()            {}
 func (Commanded) isEvent()         {}
 func (DrainRequested) isEvent()    {}
 func (Woken) isEvent()             {}

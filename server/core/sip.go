@@ -2,6 +2,7 @@ package core
 
 import (
 	"fmt"
+	"iter"
 	"net"
 	"strconv"
 	"strings"
@@ -68,12 +69,13 @@ func ParseURI(s string) (URI, error) {
 		return URI{}, fmt.Errorf("URI %.80q: scheme must be sip or sips", s)
 	}
 	u := URI{Scheme: scheme}
-	if i := strings.IndexByte(rest, '?'); i >= 0 { // header fields are not for us (s.19.1.5)
-		rest = rest[:i]
-	}
-	// The user part may hold a semicolon (s.25.1 user-unreserved), so the at sign goes first.
+	// The user part may hold a semicolon and a question mark (s.25.1 user-unreserved), so the
+	// at sign goes first.
 	if i := strings.LastIndexByte(rest, '@'); i >= 0 {
 		u.User, rest = rest[:i], rest[i+1:]
+	}
+	if i := strings.IndexByte(rest, '?'); i >= 0 { // header fields are not for us (s.19.1.5)
+		rest = rest[:i]
 	}
 	if i := strings.IndexByte(rest, ';'); i >= 0 {
 		u.Params, rest = rest[i:], rest[:i]
@@ -101,11 +103,12 @@ func splitHostPort(s string) (string, uint16, error) {
 			return "", 0, fmt.Errorf("port %.20q: must be 1 to 65535", digits)
 		}
 	}
-	if strings.HasPrefix(host, "[") && strings.HasSuffix(host, "]") {
-		host = host[1 : len(host)-1]
-		if net.ParseIP(host) == nil {
-			return "", 0, fmt.Errorf("host %.60q: not an IPv6 address", host)
+	if strings.HasPrefix(host, "[") || strings.HasSuffix(host, "]") {
+		inner := strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+		if len(inner) != len(host)-2 || net.ParseIP(inner) == nil {
+			return "", 0, fmt.Errorf("host %.60q: not an IPv6 address in brackets", host)
 		}
+		host = inner
 	}
 	if host == "" || strings.ContainsAny(host, " \t\r\n<>\"@") {
 		return "", 0, fmt.Errorf("host %.60q: empty or with a forbidden character", host)
@@ -126,7 +129,11 @@ func (a Address) String() string {
 	if a.Display == "" {
 		return uri
 	}
-	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(a.Display) + `" ` + uri
+	display := a.Display
+	if strings.ContainsAny(display, "\\\"") {
+		display = strings.ReplaceAll(strings.ReplaceAll(display, "\\", "\\\\"), "\"", "\\\"")
+	}
+	return "\"" + display + "\" " + uri
 }
 
 // Param returns the value of a header parameter and whether it is there.
@@ -138,8 +145,8 @@ func (a Address) Tag() string { tag, _ := a.Param("tag"); return tag }
 // WithTag returns the address with its tag set, in place of one it had.
 func (a Address) WithTag(tag string) Address {
 	kept := ""
-	for p := range strings.SplitSeq(strings.TrimPrefix(a.Params, ";"), ";") {
-		if name, _, _ := strings.Cut(p, "="); p != "" && !strings.EqualFold(strings.TrimSpace(name), "tag") {
+	for p := range parts(a.Params) {
+		if name, _, _ := strings.Cut(p, "="); !strings.EqualFold(strings.TrimSpace(name), "tag") {
 			kept += ";" + p
 		}
 	}
@@ -148,13 +155,33 @@ func (a Address) WithTag(tag string) Address {
 }
 
 func param(params, name string) (string, bool) {
-	for p := range strings.SplitSeq(strings.TrimPrefix(params, ";"), ";") {
+	for p := range parts(params) {
 		k, v, _ := strings.Cut(p, "=")
 		if strings.EqualFold(strings.TrimSpace(k), name) {
 			return strings.Trim(strings.TrimSpace(v), `"`), true
 		}
 	}
 	return "", false
+}
+
+// parts yields the parameters between semicolons; one inside a quoted text separates nothing.
+func parts(params string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		start, quoted := 0, false
+		for i := 0; i <= len(params); i++ {
+			switch {
+			case i == len(params) || params[i] == ';' && !quoted:
+				if i > start && !yield(params[start:i]) {
+					return
+				}
+				start = i + 1
+			case params[i] == '\\' && quoted:
+				i++
+			case params[i] == '"':
+				quoted = !quoted
+			}
+		}
+	}
 }
 
 // Field is one header field that the core has no member for.

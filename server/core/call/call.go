@@ -4,6 +4,7 @@
 package call
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"time"
@@ -113,7 +114,7 @@ type Env struct {
 // New takes the INVITE of a caller for a number. The answer waits for a media port.
 func New(env *Env, id core.TenantID, txn core.TxnID, invite *core.Request, from core.Peer, n tenant.Number) *Call {
 	c := &Call{ID: env.Rand.Interaction(env.Now), Tenant: id, Node: env.Node, Phase: Arriving,
-		From: invite.From.URI.User, To: n.Number, Display: invite.From.Display,
+		From: cmp.Or(invite.From.URI.User, invite.From.URI.Host), To: n.Number, Display: invite.From.Display,
 		Queue: n.Queue, Priority: n.Priority, Skills: n.Skills, ArrivedAt: env.Now}
 	c.Caller = leg.NewUAS(&env.Env, c.nextLeg(), txn, invite, from)
 	c.note(env, core.Moment{What: core.Arrived})

@@ -126,7 +126,7 @@ func (c *Call) arrange(env *Env) {
 func (c *Call) callerHears(env *Env) core.Source {
 	switch c.Phase {
 	case Greeting, Queued, Offering, Announcing:
-		if c.Audio.File == "" {
+		if c.Audio.File == "" || env.Plant == "music-lost" {
 			return core.Source{}
 		}
 		return core.Source{Kind: core.Playback, File: c.Audio.File, Loop: c.Audio.Loop, Play: c.Audio.Play}
@@ -145,7 +145,7 @@ func (c *Call) agentHears(env *Env) core.Source {
 
 // hears returns the voice of other, or music while other holds (RFC 3264 s.8.4).
 func (c *Call) hears(env *Env, other *leg.Leg) core.Source {
-	if other.Holds() {
+	if other.Holds() && env.Plant != "hold-forward-audio" {
 		return core.Source{Kind: core.Playback, File: c.music(env), Loop: true, Play: 1 << 30}
 	}
 	return core.Source{Kind: core.Bridge, Peer: other.ID}

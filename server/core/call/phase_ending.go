@@ -36,10 +36,16 @@ func (c *Call) end(env *Env, result core.Result, reason core.EndReason, by core.
 		env.Agents = append(env.Agents, agent)
 	case Bridged:
 		agent := c.Agent.Agent
-		c.Agent.HangUp(&env.Env, 487, q850)
+		if env.Plant != "no-bye-other-leg" {
+			c.Agent.HangUp(&env.Env, 487, q850)
+		}
 		c.report(c.Agent)
 		c.closeMedia(env, c.Agent.ID)
-		env.Desk.Release(env.Now, agent, acd.Done, seconds(c.queue(env).WrapUpS))
+		wrapUp := seconds(c.queue(env).WrapUpS)
+		if env.Plant == "wrapup-skipped" {
+			wrapUp = 0
+		}
+		env.Desk.Release(env.Now, agent, acd.Done, wrapUp)
 		env.Agents = append(env.Agents, agent)
 	}
 	c.Offer, c.OverflowAt = nil, 0

@@ -21,6 +21,9 @@ func (c *Call) Reserved(env *Env, agent core.AgentID, contacts registrar.Set) {
 		ring = seconds(c.queue(env).RingTimeoutS)
 	}
 	c.Phase = Offering
+	if env.Plant == "rings-for-ever" {
+		ring = time.Hour
+	}
 	c.Offer = &Offer{Agent: agent, Contacts: contacts, RingUntil: env.Now.Add(ring)}
 	c.note(env, core.Moment{What: core.Offered, Agent: agent, Queue: c.Queue})
 	env.Agents = append(env.Agents, agent)
@@ -132,7 +135,11 @@ func (c *Call) ringTimeout(env *Env) {
 		c.withdraw(env, acd.Unreachable, "unreachable")
 		return
 	}
-	c.withdraw(env, acd.NoAnswer, "no_answer")
+	outcome := acd.NoAnswer
+	if env.Plant == "rona-stays-ready" {
+		outcome = acd.Withdrawn
+	}
+	c.withdraw(env, outcome, "no_answer")
 }
 
 // withdraw takes the offer back. The call keeps its place and waits on.
@@ -141,7 +148,9 @@ func (c *Call) withdraw(env *Env, outcome acd.Outcome, detail string) {
 	c.note(env, core.Moment{What: core.OfferFailed, Agent: agent, Detail: detail})
 	c.retire(env, 487)
 	c.Offer, c.Phase = nil, Queued
-	env.Desk.Release(env.Now, agent, outcome, 0)
+	if env.Plant != "stuck-reserved" {
+		env.Desk.Release(env.Now, agent, outcome, 0)
+	}
 	env.Agents = append(env.Agents, agent)
 	env.Touched = true
 }

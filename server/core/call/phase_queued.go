@@ -45,8 +45,12 @@ func (c *Call) welcome(env *Env, address netip.AddrPort) {
 // an overflow into another queue.
 func (c *Call) enqueue(env *Env) {
 	c.Phase = Queued
+	place := c.ArrivedAt
+	if env.Plant == "forget-place" {
+		place = env.Now
+	}
 	err := env.Desk.Enqueue(env.Now, acd.Entry{ID: c.ID, Queue: c.Queue, Priority: c.Priority,
-		Skills: c.Skills, ArrivedAt: c.ArrivedAt, QueuedAt: env.Now})
+		Skills: c.Skills, ArrivedAt: place, QueuedAt: env.Now})
 	switch {
 	case err == nil:
 		if c.QueuedAt == 0 {

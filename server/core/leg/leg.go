@@ -134,6 +134,8 @@ type Env struct {
 	Policy   *Policy
 	Withdraw func(core.TxnID) bool // takes back a held effect of that transaction, if it has not left
 
+	Plant string // a known bug, for the simulator's test of itself; "" in every other use
+
 	Touched bool // durable state changed
 	Free    []core.Effect
 	Held    []commit.Waiting

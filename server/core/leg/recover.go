@@ -24,6 +24,9 @@ func (l *Leg) Recover(env *Env, age time.Duration) bool {
 	l.Dialog.LocalSeq += jump(age)
 	l.Version += uint64(jump(age))
 	l.recovered = true
+	if env.Plant == "cseq-reset-after-restart" {
+		l.Dialog.LocalSeq = 1
+	}
 	env.Touched = true
 	switch l.State {
 	case Answering, Dismissed:

@@ -106,11 +106,17 @@ func (l *Leg) success(env *Env, resp *core.Response, from core.Peer) Report {
 			l.refuseFork(env, resp, from)
 			return Nothing
 		}
+		if env.Plant == "no-ack-repeat" {
+			return Nothing
+		}
 		// s.13.2.2.4: an ACK for each 2xx that comes. Rebuilt, since it may have been lost.
 		env.free(core.SendRequest{To: l.Dialog.Target(), Txn: core.TxnID(env.Rand.Branch()), Request: l.Dialog.Ack(resp.CSeq)})
 		return Nothing
 	}
 	unwanted := l.State == Unwanted || l.State == Cancelling
+	if unwanted && env.Plant == "late-200-ignored" {
+		return Nothing
+	}
 	l.Dialog = l.Dialog.Established(resp, from)
 	l.Status, l.Invite = resp.Status, nil
 	answer, err := sdp.Parse(resp.Body)

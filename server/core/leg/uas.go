@@ -1,6 +1,7 @@
 package leg
 
 import (
+	"bytes"
 	"errors"
 	"net/netip"
 	"strconv"
@@ -54,7 +55,13 @@ func (l *Leg) Answer(env *Env, address netip.AddrPort) Report {
 	}
 	l.State, l.Status = Answering, 200
 	l.accept(env, l.Txn, l.Invite, body)
-	env.held(core.Respond{Txn: l.Txn, To: l.Dialog.Peer, Response: l.Repeat.Response})
+	ok := core.Respond{Txn: l.Txn, To: l.Dialog.Peer, Response: l.Repeat.Response}
+	if env.Plant == "answer-before-commit" {
+		env.Touched = true
+		env.free(ok)
+		return Nothing
+	}
+	env.held(ok)
 	return Nothing
 }
 
@@ -93,6 +100,9 @@ func (l *Leg) accept(env *Env, txn core.TxnID, invite *core.Request, body []byte
 	resp := invite.Reply(200, l.Dialog.Local.Tag())
 	resp.Contact = []core.Address{{URI: env.Contact(l.Dialog.Peer.Transport)}}
 	resp.Header = []core.Field{{Name: "Allow", Value: Allow}}
+	if env.Plant == "hold-answered-sendrecv" {
+		body = bytes.ReplaceAll(body, []byte("a=recvonly"), []byte("a=sendrecv"))
+	}
 	resp.ContentType, resp.Body = "application/sdp", body
 	l.Repeat = &Repeat{Txn: txn, Response: resp, At: env.Now.Add(T1), Every: T1, GiveUpAt: env.Now.Add(AckPatience)}
 }
@@ -113,7 +123,7 @@ func (l *Leg) Cancel(env *Env, txn core.TxnID, req *core.Request, from core.Peer
 	env.free(core.Respond{Txn: txn, To: from, Response: req.Reply(200, l.Dialog.Local.Tag())})
 	switch {
 	case l.State == Invited:
-	case l.State == Answering && l.retract(env):
+	case l.State == Answering && (l.retract(env) || env.Plant == "cancel-after-200"):
 	default:
 		return Nothing
 	}
@@ -142,10 +152,7 @@ func (l *Leg) Acknowledge(env *Env, req *core.Request) Report {
 		l.Exchange, report = Settled, Changed
 	}
 	if l.Remote.Addr.IsValid() {
-		if l.Reoffer {
-			l.Reoffer = false
-			l.Reinvite(env)
-		}
+		l.reoffer(env)
 		return report
 	}
 	// Our 2xx carried the offer, so the ACK must carry the answer (s.13.2.1).
@@ -157,7 +164,16 @@ func (l *Leg) Acknowledge(env *Env, req *core.Request) Report {
 		l.leave(env)
 		return Lost
 	}
+	l.reoffer(env)
 	return report
+}
+
+// reoffer tells the peer the address again, if it may believe in an older one (Reopen).
+func (l *Leg) reoffer(env *Env) {
+	if l.Reoffer {
+		l.Reoffer = false
+		l.Reinvite(env)
+	}
 }
 
 // take applies the peer's answer to our offer. Phones that forget the direction in their

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/dialtone-cc/dialtone/server/core"
+	"github.com/dialtone-cc/dialtone/server/core/acd"
 	"github.com/dialtone-cc/dialtone/server/core/call"
 	"github.com/dialtone-cc/dialtone/server/core/commit"
 	"github.com/dialtone-cc/dialtone/server/core/leg"
@@ -15,7 +16,7 @@ func (n *Node) env(now core.Time, t *tenancy) *call.Env {
 	return &call.Env{
 		Env: leg.Env{Now: now, Rand: n.rand, Contact: n.contact,
 			Policy:   &leg.Policy{KeepaliveEvery: n.cfg.KeepaliveEvery, KeepaliveTries: n.cfg.KeepaliveTries},
-			Withdraw: func(core.TxnID) bool { return false }},
+			Withdraw: func(core.TxnID) bool { return false }, Plant: n.cfg.Plant},
 		Node: n.cfg.ID, Domain: t.conf.Domain, Desk: t.desk,
 		QueueOf:   func(id core.QueueID) (tenant.Queue, bool) { q, ok := t.queues[id]; return q, ok },
 		Ring:      n.cfg.RingTimeout,
@@ -117,6 +118,11 @@ func (n *Node) carry(now core.Time, t *tenancy, c *call.Call, env *call.Env, key
 	if env.CDR != nil {
 		n.outbox[c.ID] = &parcel{cdr: env.CDR}
 		waiting = append(waiting, commit.Waiting{Effect: core.Deliver{CDR: env.CDR}})
+		if n.cfg.Plant == "cdr-twice" {
+			again := *env.CDR
+			again.ID = n.rand.Interaction(now)
+			waiting = append(waiting, commit.Waiting{Effect: core.Deliver{CDR: &again}})
+		}
 	}
 	n.deskTimer(t)
 	return l.Add(now, waiting, out)
@@ -176,6 +182,9 @@ func (n *Node) match(now core.Time, t *tenancy, out []core.Effect) []core.Effect
 			out = n.withCall(now, r.Interaction, out, func(c *call.Call, env *call.Env) {
 				c.Reserved(env, r.Agent, slices.Clone(contacts))
 			})
+			if n.cfg.Plant == "double-offer" {
+				t.desk.Restore(now, acd.Agent{ID: r.Agent, Status: acd.Ready, State: acd.Idle, Reachable: true})
+			}
 		}
 	}
 	t.matching = false

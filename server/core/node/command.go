@@ -2,7 +2,9 @@ package node
 
 import (
 	"crypto/subtle"
+	"maps"
 	"net/netip"
+	"slices"
 
 	"github.com/dialtone-cc/dialtone/server/core"
 	"github.com/dialtone-cc/dialtone/server/core/command"
@@ -188,18 +190,60 @@ func (n *Node) getTenant(a *asked, id core.TenantID) {
 	a.answer(shown(t.conf), nil)
 }
 
-// deleteTenant removes a tenant that has no live call: every record of it, its own last, so
-// that a crash in between leaves a tenant that can be deleted again.
-// Its CDRs in the records store stay; they are history, not configuration.
+// deleteTenant removes a tenant that has no live call, in this order:
+//
+//  1. Its finished interactions leave the records store: whoever gets its id later must not
+//     find them.
+//  2. Every record of it is deleted, its own last, so that a crash in between leaves a
+//     tenant that can be deleted again.
 func (n *Node) deleteTenant(a *asked, id core.TenantID) {
 	t, ok := n.tenants[id]
 	switch {
 	case !ok:
 		a.answer(nil, absent())
-		return
-	case t.calls > 0 || n.writes(id):
-		a.answer(nil, &core.Problem{Kind: core.InUse, Detail: "the tenant has live interactions, or a change of it is being written: hang up, and try again"})
-		return
+	case n.busy(t):
+		a.answer(nil, busy())
+	case n.leaving[id] != nil:
+		a.answer(nil, &core.Problem{Kind: core.InUse, Detail: "the tenant is being deleted"})
+	default:
+		n.leaving[id] = a
+		a.out = append(a.out, core.Purge{Tenant: id})
+	}
+}
+
+func busy() *core.Problem {
+	return &core.Problem{Kind: core.InUse, Detail: "the tenant has live interactions, or a change of it is being written: hang up, and try again"}
+}
+
+// busy reports whether something of the tenant is under way.
+func (n *Node) busy(t *tenancy) bool {
+	for _, id := range slices.Sorted(maps.Keys(n.outbox)) {
+		if n.outbox[id].cdr.Tenant == t.conf.ID {
+			return true
+		}
+	}
+	return t.calls > 0 || n.writes(t.conf.ID)
+}
+
+// purged is the second step. Calls may have come meanwhile: then the tenant stays.
+func (n *Node) purged(now core.Time, e core.Purged, out []core.Effect) []core.Effect {
+	a, ok := n.leaving[e.Tenant]
+	if !ok {
+		return out
+	}
+	delete(n.leaving, e.Tenant)
+	a.now, a.out = now, out
+	t, ok := n.tenants[e.Tenant]
+	switch {
+	case !ok:
+		a.answer(nil, absent())
+		return a.out
+	case e.Cause != "":
+		a.answer(nil, unavailable("the tenant's finished interactions could not be deleted; try again"))
+		return append(a.out, core.Log{Level: 8, Tenant: e.Tenant, Text: "finished interactions could not be deleted", Attrs: []any{"cause", e.Cause}})
+	case n.busy(t):
+		a.answer(nil, busy())
+		return a.out
 	}
 	keys := t.everything()
 	n.dropTenant(t)
@@ -208,6 +252,7 @@ func (n *Node) deleteTenant(a *asked, id core.TenantID) {
 		if i == len(keys)-1 {
 			after = a.after(nil)
 		}
-		a.out = n.remove(a.now, subject{id, key}, after, a.out)
+		a.out = n.remove(now, subject{e.Tenant, key}, after, a.out)
 	}
+	return a.out
 }

@@ -40,6 +40,7 @@ type Node struct {
 	tenants map[core.TenantID]*tenancy
 	domains map[string]core.TenantID
 	keys    map[core.KeyHash]core.TenantID
+	leaving map[core.TenantID]*asked // tenants whose deletion has begun
 
 	calls map[core.InteractionID]*call.Call
 	tags  map[string]core.LegID     // local tag of a dialog -> its leg
@@ -84,7 +85,7 @@ func New(cfg Config) *Node {
 	defaultTo(&cfg.MaxExpires, time.Hour)
 	return &Node{
 		cfg: cfg, rand: core.NewRand(cfg.Seed), life: Restoring,
-		tenants: map[core.TenantID]*tenancy{}, domains: map[string]core.TenantID{}, keys: map[core.KeyHash]core.TenantID{},
+		tenants: map[core.TenantID]*tenancy{}, domains: map[string]core.TenantID{}, keys: map[core.KeyHash]core.TenantID{}, leaving: map[core.TenantID]*asked{},
 		calls: map[core.InteractionID]*call.Call{}, tags: map[string]core.LegID{},
 		asked: map[core.TxnID]core.LegID{}, taken: map[string]core.LegID{},
 		flows: map[core.FlowID][]subject{}, lines: map[subject]*line{}, inflight: map[core.Token]*line{}, outbox: map[core.InteractionID]*parcel{},
@@ -136,6 +137,8 @@ func (n *Node) Step(now core.Time, ev core.Event, out []core.Effect) []core.Effe
 		out = n.delivered(now, e.ID, out)
 	case core.DeliveryFailed:
 		n.deliveryFailed(now, e.ID)
+	case core.Purged:
+		out = n.purged(now, e, out)
 	case core.Commanded:
 		out = n.command(now, e, out)
 	case core.DrainRequested:

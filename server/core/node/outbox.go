@@ -39,6 +39,10 @@ func (n *Node) deliveryFailed(now core.Time, id core.InteractionID) {
 	if !ok {
 		return
 	}
+	if n.cfg.Plant == "cdr-lost" {
+		delete(n.outbox, id)
+		return
+	}
 	wait := min(firstRedelivery<<min(p.tries, 10), lastRedelivery)
 	p.tries++
 	n.timers.set(timer{parcelTimer, p.cdr.Tenant, string(id)}, now.Add(wait))

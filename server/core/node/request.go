@@ -90,7 +90,10 @@ func (n *Node) invite(now core.Time, e core.RequestReceived, out []core.Effect) 
 		n.away != 0 && now.Sub(n.away) > awayPatience {
 		return n.refuse(e, 503, out, leg.RetryAfter(5))
 	}
-	if _, twice := n.taken[takenKey(req.CallID, req.From.Tag())]; twice {
+	if id, twice := n.taken[takenKey(req.CallID, req.From.Tag())]; twice {
+		if c := n.calls[id.Interaction()]; c != nil && c.Caller.Txn == e.Txn {
+			return out // sent again to a process that has restarted: its answer is on the way
+		}
 		return n.refuse(e, 482, out) // s.8.2.2.2: the same request by another way
 	}
 	if req.URI.Scheme != "sip" {

@@ -158,7 +158,7 @@ func (n *Node) takeAgent(now core.Time, t *tenancy, id core.AgentID, r agentReco
 	if !ok {
 		return
 	}
-	a.Status, a.Reason, a.IdleSince, a.State, a.Since = r.Status, r.Reason, r.IdleSince, acd.Idle, now
+	a.Status, a.Reason, a.IdleSince, a.OfferedAt, a.State, a.Since = r.Status, r.Reason, r.IdleSince, r.OfferedAt, acd.Idle, now
 	if r.WrapUpUntil > now {
 		a.State, a.WrapUpUntil = acd.WrapUp, r.WrapUpUntil
 	}

@@ -56,6 +56,7 @@ type agentRecord struct {
 	Status      acd.Status `json:"status"`
 	Reason      string     `json:"reason,omitempty"`
 	IdleSince   core.Time  `json:"idle_since,omitzero"`
+	OfferedAt   core.Time  `json:"offered_at,omitzero"`
 	WrapUpUntil core.Time  `json:"wrap_up_until,omitzero"`
 }
 
@@ -63,7 +64,7 @@ func agentKey(id core.AgentID) string        { return "agents/" + string(id) }
 func outboxKey(id core.InteractionID) string { return "outbox/" + string(id) }
 
 func recordOf(a acd.Agent) agentRecord {
-	r := agentRecord{Status: a.Status, Reason: a.Reason, IdleSince: a.IdleSince}
+	r := agentRecord{Status: a.Status, Reason: a.Reason, IdleSince: a.IdleSince, OfferedAt: a.OfferedAt}
 	if a.State == acd.WrapUp {
 		r.WrapUpUntil = a.WrapUpUntil
 	}

@@ -62,7 +62,7 @@ func TestRestoreReadsAllPagesAtOneRevision(t *testing.T) {
 	}
 	// While it reads, every page finds a later revision.
 	pages := &pager{KVClient: r.faults, after: func() {
-		if _, err := r.plain.Put(context.Background(), "t/t0/k/000", "later"); err != nil {
+		if _, err := r.plain.Put(context.Background(), "t/t2/k/299", "later"); err != nil {
 			t.Error(err)
 		}
 	}}

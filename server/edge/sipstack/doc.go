@@ -10,7 +10,7 @@
 //   - Dispatch. sip.TransactionLayer starts a goroutine per message before any limit is
 //     looked at (transaction_layer.go:140), so a flood is unbounded and a re-INVITE may
 //     overtake the ACK before it; and it answers a CANCEL with 200 and the INVITE with 487
-//     on its own (transaction_layer.go:170), which is the core's decision. Here one reader
+//     on its own (transaction_layer.go:175), which is the core's decision. Here one reader
 //     per socket looks the transaction up and runs its machine: arrival order is kept per
 //     socket, and limits come first.
 //   - Sockets. sip.TransportUDP remembers every source address for as long as it listens

@@ -24,7 +24,7 @@ func sipp(t testing.TB, transport core.Transport, args ...string) (*exec.Cmd, ne
 	}
 	local := freePort(t)
 	mode := map[core.Transport]string{core.UDP: "u1", core.TCP: "t1"}[transport]
-	args = append([]string{"-i", "127.0.0.1", "-p", strconv.Itoa(int(local.Port())), "-mp", strconv.Itoa(int(freePort(t).Port()) &^ 1),
+	args = append([]string{"-i", "127.0.0.1", "-p", strconv.Itoa(int(local.Port())), "-mp", strconv.Itoa(mediaPort(t)),
 		"-t", mode, "-buff_size", "4000000", "-nostdin", "-timeout", "60s", "-timeout_error"}, args...)
 	cmd := exec.CommandContext(t.Context(), path, args...)
 	cmd.Dir = t.TempDir()
@@ -40,9 +40,38 @@ func freePort(t testing.TB) netip.AddrPort {
 	return localOf(conn.LocalAddr())
 }
 
-func run(t testing.TB, cmd *exec.Cmd) {
+// mediaPort finds what SIPp binds even without media: an even port and the second after it.
+func mediaPort(t testing.TB) int {
+	for range 100 {
+		port := freePort(t).Port() &^ 1
+		one, err1 := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(loopback(port)))
+		two, err2 := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(loopback(port+2)))
+		if err1 == nil {
+			one.Close()
+		}
+		if err2 == nil {
+			two.Close()
+		}
+		if err1 == nil && err2 == nil {
+			return int(port)
+		}
+	}
+	t.Fatal("no two free ports in a row")
+	return 0
+}
+
+// run runs SIPp to its end; when another process was quicker with a port, once more.
+func run(t testing.TB, transport core.Transport, args ...string) {
 	t.Helper()
-	if out, err := cmd.CombinedOutput(); err != nil {
+	for try := 0; ; try++ {
+		cmd, _ := sipp(t, transport, args...)
+		out, err := cmd.CombinedOutput()
+		if err == nil {
+			return
+		}
+		if try < 5 && strings.Contains(string(out), "Address already in use") {
+			continue
+		}
 		lines := strings.Split(string(out), "\n")
 		t.Fatalf("%s: %v\n%s", strings.Join(cmd.Args, " "), err, strings.Join(lines[max(0, len(lines)-45):], "\n"))
 	}
@@ -94,8 +123,7 @@ func TestSippCalls(t *testing.T) {
 				if scenario == "uac" {
 					choose = []string{"-sn", "uac", "-d", "50"}
 				}
-				cmd, _ := sipp(t, transport, append(choose, "-m", "60", "-r", "60", r.Addr(transport).String())...)
-				run(t, cmd)
+				run(t, transport, append(choose, "-m", "60", "-r", "60", r.Addr(transport).String())...)
 			})
 		})
 	}
@@ -177,9 +205,8 @@ func BenchmarkSippCall(b *testing.B) {
 		b.Run(string(transport), func(b *testing.B) {
 			r := newRig(b, nil)
 			r.script(uas())
-			cmd, _ := sipp(b, transport, "-sn", "uac", "-d", "10", "-m", strconv.Itoa(b.N), "-r", "800", "-l", "4000", r.Addr(transport).String())
 			before, start := cpuTime(b), time.Now()
-			run(b, cmd)
+			run(b, transport, "-sn", "uac", "-d", "10", "-m", strconv.Itoa(b.N), "-r", "2000", "-l", "8000", r.Addr(transport).String())
 			used := cpuTime(b) - before
 			b.ReportMetric(float64(used.Microseconds())/1000/float64(b.N), "cpu-ms/call")
 			b.ReportMetric(float64(b.N)/time.Since(start).Seconds(), "calls/s")

@@ -1,0 +1,150 @@
+package sim
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/dialtone-cc/dialtone/server/core"
+	"github.com/dialtone-cc/dialtone/sim/check"
+)
+
+// target finds the way to a phone: the flow while it is open, else the address
+// (RFC 5626 s.5.3).
+func (s *server) target(to core.Target) (parcel, bool) {
+	if c := s.conns[to.Flow]; c != nil && c.open {
+		return parcel{to: c.phone.addr, conn: c}, true
+	}
+	addr := netip.AddrPort{}
+	if ip, err := netip.ParseAddr(to.Host); err == nil {
+		addr = netip.AddrPortFrom(ip, max(to.Port, 0))
+		if to.Port == 0 {
+			addr = netip.AddrPortFrom(ip, 5060)
+		}
+	}
+	if to.Transport != core.TCP {
+		return parcel{to: addr}, addr.IsValid()
+	}
+	p, ok := s.w.hosts[addr].(*phone)
+	if !ok || !p.reachable() {
+		return parcel{}, false
+	}
+	if p.conn != nil && p.conn.open {
+		return parcel{to: addr, conn: p.conn}, true
+	}
+	if c := s.w.net.dial(p); c != nil {
+		return parcel{to: addr, conn: c}, true
+	}
+	return parcel{}, false
+}
+
+func (s *server) send(e core.SendRequest) {
+	far := s.far(s.addrTo(e.To))
+	s.w.fact(check.Sent{Far: far, Txn: e.Txn, Request: e.Request, Covered: s.covered(far, e.Request, nil)})
+	where := func() (parcel, bool) { return s.target(e.To) }
+	transport := e.To.Transport
+	if c := s.conns[e.To.Flow]; c != nil {
+		transport = core.TCP
+	}
+	if e.Request.Method == core.ACK {
+		s.layer.once(e.Txn, e.Request, transport, where)
+		return
+	}
+	s.layer.open(e.Txn, e.Request, transport, where)
+}
+
+func (s *server) respond(e core.Respond) {
+	far := s.far(e.To.Addr)
+	s.w.fact(check.Sent{Far: far, Txn: e.Txn, Response: e.Response, Covered: s.covered(far, nil, e.Response)})
+	if s.layer.respond(e.Txn, e.Response) {
+		return
+	}
+	if len(e.Response.Via) == 0 {
+		s.w.fail("sip", "a response to an unknown transaction has no Via to send it to: Call-ID "+e.Response.CallID)
+		return
+	}
+	_, sentBy := branchOf(e.Response.Via[0])
+	p := parcel{from: nodeAddr, to: addrOf(sentBy), res: e.Response}
+	if e.To.Transport == core.TCP {
+		way, ok := s.target(core.Target{Transport: core.TCP, Host: p.to.Addr().String(), Port: p.to.Port(), Flow: e.To.Flow})
+		if !ok {
+			return
+		}
+		p.conn = way.conn
+	}
+	s.w.net.send(p, nil)
+}
+
+// addrTo is the address of a target, for the record of who is meant.
+func (s *server) addrTo(to core.Target) netip.AddrPort {
+	if c := s.conns[to.Flow]; c != nil {
+		return c.phone.addr
+	}
+	ip, err := netip.ParseAddr(to.Host)
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	if to.Port == 0 {
+		return netip.AddrPortFrom(ip, 5060)
+	}
+	return netip.AddrPortFrom(ip, to.Port)
+}
+
+func (s *server) far(addr netip.AddrPort) check.Far {
+	if p, ok := s.w.hosts[addr].(*phone); ok {
+		return p.far
+	}
+	return check.Far{Phone: addr.String()}
+}
+
+// covered asks the committed content of the store for what a restart would need.
+func (s *server) covered(far check.Far, q *core.Request, r *core.Response) bool {
+	switch {
+	case q != nil && q.Method == core.INVITE:
+		return s.store.holds(far.Tenant, q.CallID, q.From.Tag())
+	case r != nil && r.Status/100 == 2 && r.Method == core.INVITE:
+		return s.store.holds(far.Tenant, r.CallID, r.To.Tag())
+	case s.w.now < s.store.awayUntil.Add(2*time.Second):
+		// A later REGISTER, or the end of its time, may have undone the binding meanwhile.
+	case r != nil && r.Status/100 == 2 && r.Method == core.REGISTER:
+		for _, c := range r.Contact {
+			if !s.store.holds(far.Tenant, c.URI.Host) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// note gives the checkers what an event says.
+func (s *server) note(ev core.Event) {
+	switch e := ev.(type) {
+	case core.RequestReceived:
+		s.w.fact(check.Received{Far: s.far(e.From.Addr), Txn: e.Txn, Request: e.Request})
+	case core.ResponseReceived:
+		far := s.far(e.From.Addr)
+		known := e.Response.Method != core.INVITE || e.Response.Status/100 != 2 || s.store.holds(far.Tenant, e.Response.CallID)
+		s.w.fact(check.Received{Far: far, Txn: e.Txn, Response: e.Response, Known: known})
+	case core.TransactionFailed:
+		s.w.fact(check.TxnFailed{Txn: e.Txn})
+	}
+}
+
+func (s *server) farOf(ev core.Event) string {
+	switch e := ev.(type) {
+	case core.RequestReceived:
+		return s.far(e.From.Addr).Phone
+	case core.ResponseReceived:
+		return s.far(e.From.Addr).Phone
+	}
+	return ""
+}
+
+func (s *server) farTo(ef core.Effect) string {
+	switch e := ef.(type) {
+	case core.SendRequest:
+		return s.far(s.addrTo(e.To)).Phone
+	case core.Respond:
+		return s.far(e.To.Addr).Phone
+	}
+	return ""
+}

@@ -259,7 +259,7 @@ func (l *layer) begin(txn, cancels core.TxnID, p parcel) {
 	t := &peer{txn: txn, from: p}
 	l.servers[txn] = t
 	if p.req.Method == core.INVITE {
-		l.w.after(200*time.Millisecond, func() { // s.17.2.1
+		l.w.after(l.w.between(0, 200*time.Millisecond), func() { // s.17.2.1
 			if t.last == nil && !t.gone {
 				t.last = trying(p.req)
 				l.reply(t)

@@ -11,6 +11,7 @@ import (
 // interaction after its CDR (none is resurrected, sipwise/rtpengine#2007).
 type Conservation struct {
 	named
+	crashes  int
 	accepted map[string]core.Time // Call-ID of a caller -> when its 200 left
 	order    []string
 	arrived  map[string]bool
@@ -34,6 +35,8 @@ func (c *Conservation) See(at core.Time, fact Fact) error {
 		}
 	case Sent:
 		return c.sent(at, f)
+	case Crashed:
+		c.crashes++
 	case Recorded:
 		return c.recorded(f.CDR)
 	}
@@ -77,7 +80,9 @@ func (c *Conservation) recorded(cdr *core.CDR) error {
 			continue
 		}
 		callers++
-		if other, twice := c.byCall[leg.SIPCallID]; twice {
+		// A call that was refused is forgotten by a crash, and its INVITE may come again.
+		_, promised := c.accepted[leg.SIPCallID]
+		if other, twice := c.byCall[leg.SIPCallID]; twice && (promised || c.crashes == 0) {
 			return broken("Call-ID %s has two CDRs, %s and %s", leg.SIPCallID, other, cdr.ID)
 		}
 		c.byCall[leg.SIPCallID] = cdr.ID

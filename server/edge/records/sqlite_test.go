@@ -237,7 +237,7 @@ func smallDisk(t *testing.T, size string) string {
 		t.Skipf("a small file system can't be mounted (needs root): %v", err)
 	}
 	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, 0); err != nil {
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
 			t.Errorf("unmount %s: %v", dir, err)
 		}
 	})

@@ -21,8 +21,8 @@ import (
 type History interface {
 	// Get returns one interaction of a tenant, and whether there is one.
 	Get(ctx context.Context, tenant core.TenantID, id core.InteractionID) (core.CDR, bool, error)
-	// List returns a tenant's interactions ordered by id, which is the order of arrival,
-	// and whether more follow.
+	// List returns a tenant's interactions, the latest arrival (the highest id) first, and
+	// whether more follow.
 	List(ctx context.Context, tenant core.TenantID, f HistoryFilter) ([]core.CDR, bool, error)
 }
 
@@ -32,7 +32,7 @@ type HistoryFilter struct {
 	Agent core.AgentID
 	From  core.Time          // ended then or later
 	To    core.Time          // ended before
-	After core.InteractionID // ids behind this one
+	After core.InteractionID // ids below this one
 	Limit int                // 1..100
 }
 

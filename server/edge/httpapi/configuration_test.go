@@ -158,7 +158,7 @@ func TestPages(t *testing.T) {
 		if got := walk(w, "/v1/queues?after=", limit); !slices.Equal(got, want) {
 			t.Errorf("%s: %v", limit, got)
 		}
-		if got := walk(w, "/v1/interactions?phase=ended&after=", limit); len(got) != 120 || got[0] != "int_000" || got[119] != "int_119" {
+		if got := walk(w, "/v1/interactions?phase=ended&after=", limit); len(got) != 120 || got[0] != "int_119" || got[119] != "int_000" {
 			t.Errorf("%s: %v", limit, got)
 		}
 	}

@@ -44,8 +44,8 @@ func TestInteractionLists(t *testing.T) {
 	agent.Agent, agent.Queue, agent.EndedAt = "1001", "sales", agent.EndedAt+1_000_000_000
 	w.records.all = []core.CDR{record("other", "int_0"), record("acme", "int_1"), agent, record("acme", "int_3")}
 	for query, want := range map[string]string{
-		"": "int_1 int_2 int_3", "?phase=ended": "int_1 int_2 int_3", "?phase=live": "int_3", "?queue=sales": "int_2", "?agent=1001": "int_2",
-		"?queue=none": "", "?from=2023-11-14T22:14:21Z": "int_2", "?to=2023-11-14T23:14:21%2B01:00": "int_1 int_3", "?after=int_2": "int_3",
+		"": "int_3 int_2 int_1", "?phase=ended": "int_3 int_2 int_1", "?phase=live": "int_3", "?queue=sales": "int_2", "?agent=1001": "int_2",
+		"?queue=none": "", "?from=2023-11-14T22:14:21Z": "int_2", "?to=2023-11-14T23:14:21%2B01:00": "int_3 int_1", "?after=int_2": "int_1",
 	} {
 		sep := map[bool]string{true: "?", false: "&"}[query == ""]
 		if got := strings.Join(walk(w, "/v1/interactions"+query, sep+"limit=50"), " "); got != want {

@@ -295,9 +295,9 @@ func record(t core.TenantID, id string) core.CDR {
 
 func (r *records) of(t core.TenantID, f HistoryFilter) []core.CDR {
 	var found []core.CDR
-	for _, c := range r.all {
+	for _, c := range slices.Backward(r.all) { // the latest first
 		if c.Tenant == t && (f.Queue == "" || c.Queue == f.Queue) && (f.Agent == "" || c.Agent == f.Agent) &&
-			c.ID > f.After &&
+			(f.After == "" || c.ID < f.After) &&
 			(f.From == 0 || c.EndedAt >= f.From) && (f.To == 0 || c.EndedAt < f.To) {
 			found = append(found, c)
 		}

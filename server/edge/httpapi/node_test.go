@@ -20,6 +20,9 @@ func TestRealNode(t *testing.T) {
 		for e := range inbox {
 			for todo := []core.Event{e}; len(todo) > 0; todo = todo[1:] {
 				for _, out := range n.Step(core.Time(time.Now().UnixNano()), todo[0], nil) {
+					if p, purge := out.(core.Purge); purge {
+						todo = append(todo, core.Purged{Tenant: p.Tenant})
+					}
 					if s, store := out.(core.Store); store {
 						todo = append(todo, core.Stored{Token: s.Token})
 					} else {

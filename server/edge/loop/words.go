@@ -40,6 +40,8 @@ func eventWords(what any) (string, bool) {
 		return fmt.Sprintf("record of %s delivered", ev.ID), true
 	case core.DeliveryFailed:
 		return fmt.Sprintf("record of %s not delivered: %s", ev.ID, short(ev.Cause)), true
+	case core.Purged:
+		return fmt.Sprintf("records of %q purged %q", ev.Tenant, short(ev.Cause)), true
 	case core.Commanded:
 		return fmt.Sprintf("command %s %d tenant %q", kind(ev.Do), ev.Token, ev.Tenant), true
 	case core.DrainRequested:
@@ -112,6 +114,8 @@ func effectWords(what any) (string, bool) {
 		return fmt.Sprintf("store %d tenant %q: %s", eff.Token, eff.Tenant, strings.Join(keys, " ")), true
 	case core.Deliver:
 		return fmt.Sprintf("deliver record of %s", eff.CDR.ID), true
+	case core.Purge:
+		return fmt.Sprintf("purge records of %q", eff.Tenant), true
 	case core.Reply:
 		if eff.Problem != nil {
 			return fmt.Sprintf("reply %d: %s", eff.Token, eff.Problem.Kind), true

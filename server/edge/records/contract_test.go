@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 	"testing"
 
@@ -180,9 +181,9 @@ func testFilters(t *testing.T, open func() Store) {
 			f.After = id(n)
 		}
 		want, wantMore := []core.InteractionID{}, false
-		for _, c := range all {
+		for _, c := range slices.Backward(all) { // the latest first
 			if f.Queue != "" && c.Queue != f.Queue || f.Agent != "" && c.Agent != f.Agent || c.EndedAt < f.From ||
-				f.To != 0 && c.EndedAt >= f.To || c.ID <= f.After {
+				f.To != 0 && c.EndedAt >= f.To || f.After != "" && c.ID >= f.After {
 				continue
 			}
 			if len(want) == f.limit() {
@@ -230,7 +231,7 @@ func testPages(t *testing.T, open func() Store) {
 			var ids []core.InteractionID
 			ids, more = list(t, s, tenant, Filter{After: after, Limit: rapid.IntRange(1, 7).Draw(t, "limit")})
 			for _, id := range ids {
-				if id <= after || seen[id] {
+				if after != "" && id >= after || seen[id] {
 					t.Fatalf("%s after %s, seen %v", id, after, seen[id])
 				}
 				after, seen[id] = id, true

@@ -25,8 +25,8 @@ type Store interface {
 	// Get returns one CDR; false when the tenant has none of that id.
 	Get(ctx context.Context, tenant core.TenantID, id core.InteractionID) (core.CDR, bool, error)
 
-	// List returns the CDRs that pass the filter, by ascending id (ids that were made later
-	// sort later), and whether there are more behind them.
+	// List returns the CDRs that pass the filter, the highest id first (ids that were made
+	// later sort later), and whether there are more below them.
 	List(ctx context.Context, tenant core.TenantID, filter Filter) (cdrs []core.CDR, more bool, err error)
 
 	// DeleteTenant removes all that a tenant has.
@@ -41,7 +41,7 @@ type Filter struct {
 	Agent core.AgentID
 	From  core.Time          // ended then or later
 	To    core.Time          // ended before
-	After core.InteractionID // ids behind this one: the cursor
+	After core.InteractionID // ids below this one: the cursor
 	Limit int                // at most so many, 1..MaxLimit; 0: DefaultLimit
 }
 

@@ -1,6 +1,7 @@
 package records
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"embed"
@@ -150,7 +151,8 @@ func (s *SQLite) Get(ctx context.Context, tenant core.TenantID, id core.Interact
 
 // query is the statement of a list of at most limit rows.
 func (f Filter) query(tenant core.TenantID, limit int) (string, []any) {
-	where, args := []string{"tenant = ?", "id > ?"}, []any{string(tenant), string(f.After)}
+	// Every id is below the one that is all tildes: without a cursor the list begins at the latest.
+	where, args := []string{"tenant = ?", "id < ?"}, []any{string(tenant), cmp.Or(string(f.After), "~~~~")}
 	restrict := func(given bool, clause string, arg any) {
 		if given {
 			where, args = append(where, clause), append(args, arg)
@@ -166,7 +168,7 @@ func (f Filter) query(tenant core.TenantID, limit int) (string, []any) {
 		// sorting what ended since From is cheaper.
 		from += " INDEXED BY cdr_ended"
 	}
-	return "SELECT id, record FROM " + from + " WHERE " + strings.Join(where, " AND ") + " ORDER BY id LIMIT ?", append(args, limit)
+	return "SELECT id, record FROM " + from + " WHERE " + strings.Join(where, " AND ") + " ORDER BY id DESC LIMIT ?", append(args, limit)
 }
 
 // List is Store.List. One statement sees one state of the database.

@@ -112,9 +112,9 @@ func TestListsUseAnIndex(t *testing.T) {
 		filter Filter
 		want   string
 	}{
-		{Filter{After: "a"}, "(tenant=? AND id>?)"},
-		{Filter{After: "a", Queue: "q"}, "cdr_queue (tenant=? AND queue=? AND id>?)"},
-		{Filter{Agent: "a", From: 5}, "cdr_agent (tenant=? AND agent=? AND id>?)"},
+		{Filter{After: "a"}, "(tenant=? AND id<?)"},
+		{Filter{After: "a", Queue: "q"}, "cdr_queue (tenant=? AND queue=? AND id<?)"},
+		{Filter{Agent: "a", From: 5}, "cdr_agent (tenant=? AND agent=? AND id<?)"},
 		{Filter{From: 5, To: 9}, "cdr_ended (tenant=? AND ended_at>? AND ended_at<?)"},
 	} {
 		query, args := c.filter.query("demo", 5)

@@ -27,10 +27,10 @@ func loaded() []any {
 		core.RequestReceived{Request: req, Cancels: "t0"}, core.ResponseReceived{Response: resp}, core.TransactionFailed{},
 		core.FlowClosed{}, core.MediaOpened{}, core.MediaRefused{}, core.MediaIdle{}, core.MediaResumed{}, core.PlaybackDone{},
 		core.MediaClosed{}, core.Stored{}, core.Conflict{}, core.Fenced{}, core.Unknown{},
-		core.Restored{Entries: []core.Entry{{Key: "k", Value: []byte(secret)}}}, core.Delivered{}, core.DeliveryFailed{},
+		core.Restored{Entries: []core.Entry{{Key: "k", Value: []byte(secret)}}}, core.Delivered{}, core.DeliveryFailed{}, core.Purged{},
 		core.Commanded{Key: secret, Do: command.PutAgent{Agent: agent}}, core.DrainRequested{}, core.Woken{},
 		core.SendRequest{Request: req}, core.Respond{Response: resp}, core.OpenMedia{}, core.SetMedia{}, core.CloseMedia{},
-		core.Store{Ops: []core.Op{{Key: "a/1001", Value: []byte(secret)}, {Key: "gone"}}}, core.Deliver{CDR: &core.CDR{ID: "int_1"}},
+		core.Store{Ops: []core.Op{{Key: "a/1001", Value: []byte(secret)}, {Key: "gone"}}}, core.Deliver{CDR: &core.CDR{ID: "int_1"}}, core.Purge{},
 		core.Reply{Value: agent}, core.Publish{Data: secret}, core.Log{Text: "x", Attrs: []any{"k", secret}}, core.Drained{},
 	}
 }

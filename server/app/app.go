@@ -208,6 +208,9 @@ func (m *Main) nodeConfig() node.Config {
 			cfg.Contact[transport] = at
 		}
 	}
+	// A call needs a port pair for each of its two legs: more calls could not talk.
+	pairs := (int(m.cfg.RTP.To) - int(m.cfg.RTP.From) + 1) / 2
+	cfg.MaxCalls = min(cmp.Or(cfg.MaxCalls, pairs/2), max(pairs/2, 1))
 	if m.cfg.Command == config.Dev {
 		cfg.Literal = demoTenant
 		// Everybody is one address in dev, a load test included.

@@ -8,6 +8,8 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 
 	"github.com/dialtone-cc/dialtone/server/core"
 	"github.com/dialtone-cc/dialtone/server/edge/etcdstore"
@@ -23,6 +25,9 @@ func (m *Main) openEtcd(ctx context.Context) (*clientv3.Client, error) {
 	if len(m.cfg.Etcd) > 0 {
 		client, err := clientv3.New(clientv3.Config{
 			Endpoints: m.cfg.Etcd, DialTimeout: 5 * time.Second, DialKeepAliveTime: 3 * time.Second, DialKeepAliveTimeout: 2 * time.Second,
+			// The default waits up to two minutes: so long would an etcd be back, and no call be taken.
+			DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: 2 * time.Second,
+				Backoff: backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second}})},
 			Logger: zap.NewNop(), // what fails is told by the calls that fail
 		})
 		if err != nil {
@@ -61,7 +66,7 @@ func (m *Main) openRecords() (httpapi.History, error) {
 // openCalls binds media and SIP. What arrives before the core runs is shed.
 func (m *Main) openCalls() (err error) {
 	if m.media, err = media.New(media.Config{
-		Addr: m.cfg.SIP.Addr(), From: m.cfg.RTP.From, To: m.cfg.RTP.To, Emit: m.emit, Log: m.log,
+		Addr: m.cfg.SIP.Addr(), From: m.cfg.RTP.From, To: m.cfg.RTP.To, Dir: m.cfg.Audio, Emit: m.emit, Log: m.log,
 	}); err != nil {
 		return err
 	}

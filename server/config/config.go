@@ -50,6 +50,7 @@ type Config struct {
 	RTP       Ports
 	Contact   map[core.Transport]netip.AddrPort // where peers reach this node; empty: at SIP
 	MediaAddr netip.Addr                        // address in SDP; invalid: the SIP address
+	Audio     string                            // directory of the operator's WAV files; "": none
 
 	OperatorKey   core.Secret // "": made and kept in Data (dev only)
 	AgentPassword core.Secret // of the demo agents; "": made and kept in Data (dev only)

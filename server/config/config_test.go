@@ -151,7 +151,8 @@ func TestBadValuesSayWhatIsAllowed(t *testing.T) {
 
 func TestBadFileIsPointedAt(t *testing.T) {
 	for _, c := range []struct{ content, want string }{
-		{"data: x\nsipp: 127.0.0.1:1\n", "FILE:2:1: sipp is not a key; did you mean sip?\n   2 | sipp: 127.0.0.1:1\n     | ^"},
+		{"data: x\nsipp: 127.0.0.1:1\n", "FILE:2:1: sipp is not a key; did you mean sip?\n   2 | sipp: …\n     | ^"},
+		{"data: x\noperator_kye: a-secret-of-24-characters\n", "FILE:2:1: operator_kye is not a key; did you mean operator_key?\n   2 | operator_kye: …\n     | ^"},
 		{"rtp: 1-2\n", "FILE:1:6: rtp: \"1-2\" is refused"},
 		{"contact:\n  utp: 1.2.3.4:5060\n", "FILE:2:3: contact.utp is not a key; did you mean contact.udp?"},
 		{"contact: 1.2.3.4:5060\n", "FILE:1:10: keys and values are allowed here"},

@@ -93,6 +93,7 @@ func (d *document) walk(prefix string, node ast.Node) error {
 			} else {
 				message += "; allowed are " + strings.Join(d.names, ", ")
 			}
+			d.hideValue(at.Line)
 			return d.refuse(at, "%s", message)
 		}
 		if err := d.walk(name+".", entry.Value); err != nil {
@@ -151,6 +152,16 @@ func (d *document) apply(k key, cfg *Config) error {
 		return d.refuse(v.position, "%s: %s", k.name, k.explain(v.text, err))
 	}
 	return nil
+}
+
+// hideValue keeps a line's value out of messages: below a key that nobody knows there may
+// be a secret whose name is misspelt.
+func (d *document) hideValue(number int) {
+	if number >= 1 && number <= len(d.lines) {
+		if name, _, ok := strings.Cut(d.lines[number-1], ":"); ok {
+			d.lines[number-1] = name + ": …"
+		}
+	}
 }
 
 // refuse points at a place: path:line:column, the text, the line and a caret below it. A

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -94,6 +95,13 @@ func placeKeys() []key {
 				return errors.New("an IP address that peers reach")
 			}
 			c.MediaAddr = addr
+			return nil
+		}},
+		{name: "audio", form: "DIR", usage: "directory of your own WAV files for welcome, music and announcements; 8 kHz mono is best", set: func(c *Config, s string) error {
+			if info, err := os.Stat(s); err != nil || !info.IsDir() {
+				return errors.New("a directory that exists")
+			}
+			c.Audio = s
 			return nil
 		}},
 		{name: "etcd.endpoints", form: "HOST:PORT,…", usage: "the etcd to use; without it one is embedded", only: Server, set: func(c *Config, s string) error {

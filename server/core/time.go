@@ -28,18 +28,6 @@ func (t Time) Sub(u Time) time.Duration { return time.Duration(t - u) }
 // IsZero reports whether t is the zero Time, "has not happened".
 func (t Time) IsZero() bool { return t == 0 }
 
-// Soonest returns the earlier of two instants, where zero means "none".
-func Soonest(a, b Time) Time {
-	switch {
-	case a == 0:
-		return b
-	case b == 0 || a < b:
-		return a
-	default:
-		return b
-	}
-}
-
 // String is RFC 3339 in UTC with nanoseconds.
 func (t Time) String() string {
 	switch t {

@@ -63,6 +63,7 @@ type Call struct {
 	AnsweredAt core.Time `json:"answered_at,omitzero"`
 	EndedAt    core.Time `json:"ended_at,omitzero"`
 	OverflowAt core.Time `json:"overflow_at,omitzero"`
+	BackAt     core.Time `json:"back_at,omitzero"` // Queued, but not at the desk until then
 
 	Caller leg.Leg   `json:"caller"`
 	Agent  *leg.Leg  `json:"agent,omitempty"`
@@ -184,6 +185,9 @@ func (c *Call) Deadline() (core.Time, core.Reason) {
 	if c.Offer != nil && c.Offer.RingUntil < at {
 		at, why = c.Offer.RingUntil, "ring timeout"
 	}
+	if c.BackAt != 0 && c.BackAt < at && c.Phase == Queued {
+		at, why = c.BackAt, "a port for the agent's leg"
+	}
 	if c.OverflowAt != 0 && c.OverflowAt < at && c.waiting() {
 		at, why = c.OverflowAt, "overflow"
 	}
@@ -202,6 +206,9 @@ func (c *Call) Wake(env *Env) {
 	}
 	if c.Offer != nil && c.Offer.RingUntil <= env.Now {
 		c.ringTimeout(env)
+	}
+	if c.BackAt != 0 && c.BackAt <= env.Now && c.Phase == Queued {
+		c.requeue(env)
 	}
 	if c.OverflowAt != 0 && c.OverflowAt <= env.Now && c.waiting() {
 		c.overflow(env, core.MaxWait)
@@ -282,6 +289,8 @@ func (c *Call) Valid() error {
 	switch {
 	case (c.Offer != nil) != (c.Phase == Offering):
 		return fmt.Errorf("call %s: offer %v in phase %s", c.ID, c.Offer != nil, c.Phase)
+	case c.ID == "" || c.Tenant == "" || c.Caller.ID.Interaction() != c.ID:
+		return fmt.Errorf("call %q of tenant %q: caller's leg is %q", c.ID, c.Tenant, c.Caller.ID)
 	case c.Phase == Bridged && c.Agent == nil:
 		return fmt.Errorf("call %s: bridged to nobody", c.ID)
 	case over != (c.Termination != nil) || over != (c.EndedAt != 0):

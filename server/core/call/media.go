@@ -2,8 +2,10 @@ package call
 
 import (
 	"slices"
+	"time"
 
 	"github.com/dialtone-cc/dialtone/server/core"
+	"github.com/dialtone-cc/dialtone/server/core/acd"
 	"github.com/dialtone-cc/dialtone/server/core/leg"
 )
 
@@ -38,10 +40,20 @@ func (c *Call) MediaOpened(env *Env, ev core.MediaOpened) {
 	}
 }
 
-// MediaRefused ends the call: the node has no port left, and the next try would find none either.
+// A call that found no port for an agent's leg waits so long before it is offered again.
+const portPause = time.Second
+
+// MediaRefused says that the node has no port left. A caller's call ends; one that waits
+// for an agent's leg goes on waiting, for others will end.
 func (c *Call) MediaRefused(env *Env, ev core.MediaRefused) {
 	defer c.settle(env)
 	c.forget(ev.Leg)
+	if c.Offer != nil && c.Offer.Leg == ev.Leg {
+		c.withdraw(env, acd.Withdrawn, "no_media_port")
+		env.Desk.Leave(env.Now, c.ID)
+		c.BackAt = env.Now.Add(portPause)
+		return
+	}
 	if c.Phase != Ending && c.Phase != Ended {
 		c.end(env, c.result(core.Failed), core.NoMedia, core.System, 503)
 	}
@@ -152,6 +164,9 @@ func (c *Call) hears(env *Env, other *leg.Leg) core.Source {
 }
 
 func (c *Call) apply(env *Env, l *leg.Leg, hear core.Source) {
+	if !slices.Contains(c.open, l.ID) || slices.Contains(c.opening, l.ID) {
+		return // its port is not there yet, or not any more
+	}
 	spec := core.MediaSpec{
 		Remote: l.Remote.Addr, Codec: l.Codec, Telephone: l.Telephone,
 		Send: l.Local.Direction.Sends() && l.Remote.Direction.Receives(), Receive: l.Remote.Direction.Sends(),

@@ -71,7 +71,7 @@ func (c *Call) formats() []sdp.Format {
 			f.Payload = c.Caller.Codec.Payload
 			first = append(first, f)
 		case f.Name == "PCMU" || f.Name == "PCMA":
-			if c.Caller.Codec.Name == "PCMU" || c.Caller.Codec.Name == "PCMA" {
+			if c.common() { // a caller without a codec answers our offer of both laws later, with the ACK
 				rest = append(rest, f)
 			}
 		case f.Name == "TELEPHONE-EVENT":
@@ -106,6 +106,11 @@ func (c *Call) refused(env *Env) {
 		return
 	}
 	switch {
+	case unfit(status) && !c.common():
+		// The caller speaks only what this phone does not. That is nobody's fault but the
+		// caller's, and the next agents' phones are not better: they must not pay for it.
+		c.withdraw(env, acd.Withdrawn, "no_common_codec")
+		c.end(env, core.Failed, core.NoCodec, core.System, 0)
 	case status == 486 || status == 600:
 		c.withdraw(env, acd.Busy, "busy")
 	case declined(status):
@@ -113,6 +118,18 @@ func (c *Call) refused(env *Env) {
 	default:
 		c.withdraw(env, acd.Unreachable, "unreachable")
 	}
+}
+
+// unfit says that the phone can do nothing of what was offered (s.21.4.13, s.21.4.26, s.21.6.4).
+func unfit(status int) bool { return status == 415 || status == 488 || status == 606 }
+
+// common reports whether the agent's phone was offered what every phone can: G.711.
+func (c *Call) common() bool {
+	switch c.Caller.Codec.Name {
+	case "PCMU", "PCMA", "":
+		return true
+	}
+	return false
 }
 
 // declined says that the person refused, so that another phone of the same person is not

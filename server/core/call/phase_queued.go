@@ -17,7 +17,7 @@ func (c *Call) welcome(env *Env, address netip.AddrPort) {
 		c.end(env, core.Failed, core.QueueGone, core.System, 480)
 		return
 	}
-	if env.Desk.Count(c.Queue).Waiting >= q.MaxWaiting && (q.Overflow == nil || q.Overflow.Announce == "") {
+	if env.Desk.Count(c.Queue).Waiting >= q.MaxWaiting && (q.Overflow == nil || q.Overflow.Announce == "" && q.Overflow.Queue == "") {
 		c.end(env, core.Rejected, core.QueueFull, core.System, 503)
 		return
 	}
@@ -66,10 +66,20 @@ func (c *Call) enqueue(env *Env) {
 	}
 }
 
+// requeue takes the place again that the call had.
+func (c *Call) requeue(env *Env) {
+	c.BackAt = 0
+	err := env.Desk.Requeue(env.Now, acd.Entry{ID: c.ID, Queue: c.Queue, Priority: c.Priority,
+		Skills: c.Skills, ArrivedAt: c.ArrivedAt, QueuedAt: c.QueuedAt})
+	if err != nil {
+		c.refuse(env, core.Failed, core.QueueGone)
+	}
+}
+
 // overflow follows the queue's rule: another queue, else an announcement and the end.
 func (c *Call) overflow(env *Env, why core.EndReason) {
 	q := c.queue(env)
-	c.OverflowAt = 0
+	c.OverflowAt, c.BackAt = 0, 0
 	env.Touched = true
 	if c.Phase == Offering {
 		c.withdraw(env, acd.Withdrawn, "withdrawn")

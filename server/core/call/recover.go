@@ -33,6 +33,7 @@ func (c *Call) Recover(env *Env) {
 		if c.Agent.Recover(&env.Env, env.Now.Sub(c.ArrivedAt)) {
 			c.openMedia(env, c.Agent.ID)
 		}
+		env.Agents = append(env.Agents, c.Agent.Agent)
 		env.Desk.Restore(env.Now, acd.Agent{ID: c.Agent.Agent, State: acd.Talking, Since: c.AnsweredAt, Interaction: c.ID})
 		c.deskHeld(env)
 		return
@@ -53,10 +54,6 @@ func (c *Call) Recover(env *Env) {
 		c.play(c.music(env), true)
 	}
 	if c.Phase == Queued {
-		err := env.Desk.Requeue(env.Now, acd.Entry{ID: c.ID, Queue: c.Queue, Priority: c.Priority,
-			Skills: c.Skills, ArrivedAt: c.ArrivedAt, QueuedAt: c.QueuedAt})
-		if err != nil {
-			c.refuse(env, core.Failed, core.QueueGone)
-		}
+		c.requeue(env)
 	}
 }

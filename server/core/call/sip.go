@@ -5,6 +5,17 @@ import (
 	"github.com/dialtone-cc/dialtone/server/core/leg"
 )
 
+// Speaks reports whether a request comes from the peer of that leg's dialog (s.12.2.2). As
+// long as our INVITE is open several peers may speak, each with a tag of its own.
+func (c *Call) Speaks(id core.LegID, req *core.Request) bool {
+	l := c.leg(id)
+	if l == nil || l.Dialog.CallID != req.CallID {
+		return false
+	}
+	tag := l.Dialog.Remote.Tag()
+	return tag == req.From.Tag() || tag == "" || l.State == leg.Cancelling || l.State == leg.Proceeding
+}
+
 // Request takes a request inside one of the call's dialogs.
 func (c *Call) Request(env *Env, id core.LegID, ev core.RequestReceived) {
 	l := c.leg(id)
@@ -52,15 +63,10 @@ func (c *Call) held(env *Env, l *leg.Leg) {
 		return
 	}
 	defer c.deskHeld(env)
-	holding := false
-	for _, m := range c.Timeline {
-		if m.Party == l.Party && (m.What == core.Held || m.What == core.Resumed) {
-			holding = m.What == core.Held
-		}
-	}
-	if holding == l.Holds() {
+	if l.HoldNoted == l.Holds() {
 		return
 	}
+	l.HoldNoted = l.Holds()
 	what := core.Resumed
 	if l.Holds() {
 		what = core.Held

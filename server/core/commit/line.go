@@ -9,10 +9,13 @@ import (
 )
 
 // Waiting is an effect that waits for a commit. An urgent one (a hang-up, an answer inside
-// a live call) waits for a while only: with the store away, who hangs up is let go.
+// a live call) waits for a while only: with the store away, who hangs up is let go. A
+// patient one has nobody outside who waits for it: its commit may come a little later,
+// together with the next change.
 type Waiting struct {
-	Effect core.Effect
-	Urgent bool
+	Effect  core.Effect
+	Urgent  bool
+	Patient bool
 }
 
 // Line is the queue at the gate of one record. At most one Store of a record is in flight;
@@ -28,11 +31,14 @@ type Line struct {
 	queued []Waiting  // leave when the next Store is
 	ops    []core.Op  // of the next Store, beside the record itself
 	dirty  bool       // the record changed since the Store in flight was made
+	from   core.Time  // since when it is dirty
 }
 
 // Touch says that the record changed, with other keys that must change in the same commit.
-func (l *Line) Touch(ops ...core.Op) {
-	l.dirty = true
+func (l *Line) Touch(now core.Time, ops ...core.Op) {
+	if !l.dirty {
+		l.dirty, l.from = true, now
+	}
 	for _, op := range ops {
 		l.put(op)
 	}
@@ -74,8 +80,20 @@ func (l *Line) wait(now core.Time) {
 	}
 }
 
-// Ready reports whether a Store should be made now.
-func (l *Line) Ready() bool { return l.dirty && l.token == 0 }
+// Due returns when a Store should be made: at once when somebody outside waits for it,
+// else after linger, so that changes that follow soon go with it; core.Never when there
+// is nothing to write, or a Store is in flight.
+func (l *Line) Due(linger time.Duration) core.Time {
+	if !l.dirty || l.token != 0 {
+		return core.Never
+	}
+	for _, w := range l.queued {
+		if !w.Patient {
+			return l.from
+		}
+	}
+	return l.from.Add(linger)
+}
 
 // Send makes the Store that is due, of the record's own op and those that came with it.
 func (l *Line) Send(token core.Token, tenant core.TenantID, record ...core.Op) core.Store {
@@ -147,12 +165,13 @@ func (l *Line) Deadline(grace time.Duration) core.Time {
 // Withdraw takes back the effect of a SIP transaction, if it has not left.
 func (l *Line) Withdraw(txn core.TxnID) bool {
 	var a, b bool
-	l.flying, a = without(l.flying, txn)
-	l.queued, b = without(l.queued, txn)
+	l.flying, a = Without(l.flying, txn)
+	l.queued, b = Without(l.queued, txn)
 	return a || b
 }
 
-func without(all []Waiting, txn core.TxnID) ([]Waiting, bool) {
+// Without returns the effects but the one of a SIP transaction, and whether there was one.
+func Without(all []Waiting, txn core.TxnID) ([]Waiting, bool) {
 	for i, w := range all {
 		var id core.TxnID
 		switch e := w.Effect.(type) {

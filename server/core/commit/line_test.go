@@ -49,14 +49,14 @@ func TestLine(t *testing.T) {
 					t.Fatalf("idle with %d effects", l.Held())
 				}
 			},
-			"change": func(t *rapid.T) { version++; l.Touch() },
+			"change": func(t *rapid.T) { version++; l.Touch(now) },
 			"add": func(t *rapid.T) {
 				count++
 				need[count], urgent[count] = version, rapid.Bool().Draw(t, "urgent")
-				take(l.Add(now, []Waiting{{effect(count), urgent[count]}}, nil), false)
+				take(l.Add(now, []Waiting{{Effect: effect(count), Urgent: urgent[count]}}, nil), false)
 			},
 			"send": func(t *rapid.T) {
-				if !l.Ready() {
+				if l.Due(0) > now {
 					t.Skip("nothing to write")
 				}
 				token++
@@ -116,7 +116,7 @@ func TestOrder(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"add": func(t *rapid.T) {
 				if rapid.Bool().Draw(t, "change") {
-					l.Touch()
+					l.Touch(0)
 				}
 				count++
 				take(l.Add(0, []Waiting{{Effect: effect(count)}}, nil))
@@ -126,7 +126,7 @@ func TestOrder(t *testing.T) {
 				case open:
 					open = false
 					take(l.Committed(0, nil))
-				case l.Ready():
+				case l.Due(0) <= 0:
 					token++
 					open = true
 					l.Send(token, "t")
@@ -144,16 +144,46 @@ func TestOrder(t *testing.T) {
 // TestLastOpWins: one Store names a key once, with its newest value.
 func TestLastOpWins(t *testing.T) {
 	var l Line
-	l.Touch(core.Op{Key: "a", Value: []byte("1")})
-	l.Touch(core.Op{Key: "a", Value: []byte("2")}, core.Op{Key: "b", Value: []byte("3")})
+	l.Touch(0, core.Op{Key: "a", Value: []byte("1")})
+	l.Touch(0, core.Op{Key: "a", Value: []byte("2")}, core.Op{Key: "b", Value: []byte("3")})
 	s := l.Send(1, "t", core.Op{Key: "b", Value: []byte("4")})
 	if len(s.Ops) != 2 || string(s.Ops[0].Value) != "2" || string(s.Ops[1].Value) != "4" {
 		t.Fatalf("ops %v", s.Ops)
 	}
-	l.Touch(core.Op{Key: "a", Value: []byte("5")})
+	l.Touch(0, core.Op{Key: "a", Value: []byte("5")})
 	l.Refused(s.Ops)
 	s = l.Send(2, "t")
 	if len(s.Ops) != 2 || string(s.Ops[0].Value) != "5" {
 		t.Fatalf("after a refusal: ops %v", s.Ops)
+	}
+}
+
+// TestLinger: a change that nobody waits for is written a little later, one that somebody
+// waits for at once, and then all of it.
+func TestLinger(t *testing.T) {
+	const linger = 50 * time.Millisecond
+	var l Line
+	if l.Due(linger) != core.Never {
+		t.Fatal("clean, and due")
+	}
+	l.Touch(100)
+	l.Add(100, []Waiting{{Effect: effect(1), Patient: true}}, nil)
+	if at := l.Due(linger); at != core.Time(100).Add(linger) {
+		t.Fatalf("patient: due at %d", at)
+	}
+	l.Touch(200)
+	if at := l.Due(linger); at != core.Time(100).Add(linger) {
+		t.Fatalf("a second change moved it to %d", at)
+	}
+	l.Add(200, []Waiting{{Effect: effect(2)}}, nil)
+	if l.Due(linger) > 200 {
+		t.Fatal("somebody waits, and it is not due")
+	}
+	l.Send(1, "t")
+	if l.Due(linger) != core.Never {
+		t.Fatal("in flight, and due")
+	}
+	if out := l.Committed(300, nil); len(out) != 2 {
+		t.Fatalf("%d effects left", len(out))
 	}
 }

@@ -2,6 +2,7 @@ package leg
 
 import (
 	"strconv"
+	"time"
 
 	"github.com/dialtone-cc/dialtone/server/core"
 	"github.com/dialtone-cc/dialtone/server/core/sdp"
@@ -34,6 +35,9 @@ func (l *Leg) answer(env *Env, txn core.TxnID, req *core.Request, from core.Peer
 // byed takes a BYE. It is honoured in every state and whatever its CSeq: a peer that wants
 // to leave cannot be kept, and a request that overtook another is no reason to stay.
 func (l *Leg) byed(env *Env, txn core.TxnID, req *core.Request, from core.Peer) Report {
+	if l.Party == core.Callee && l.early() { // s.15: the callee sends no BYE on an early dialog
+		return l.answer(env, txn, req, from, 481)
+	}
 	l.Dialog.Receive(req, from)
 	was := l.State
 	l.State, l.Invite = Gone, nil
@@ -120,15 +124,11 @@ func (l *Leg) reinvited(env *Env, txn core.TxnID, req *core.Request, from core.P
 	if status, fields := Screen(req); status != 0 {
 		return l.answer(env, txn, req, from, status, fields...)
 	}
-	before, local := l.Remote, l.Local
-	l.Remote = sdp.Session{}
-	if len(req.Body) > 0 {
-		l.Remote, _ = sdp.Parse(req.Body)
+	if l.tooMany(env.Now) {
+		return l.answer(env, txn, req, from, 500, RetryAfter(2))
 	}
-	body, err := l.agree(before)
+	body, err := l.agree(req.Body)
 	if err != nil {
-		l.Remote, l.Local = before, local
-		l.Version--
 		return l.answer(env, txn, req, from, 488) // s.14.2: what was agreed before stays
 	}
 	// A re-INVITE implies that the ACK to our last 2xx was sent: it was lost or overtaken.
@@ -159,6 +159,18 @@ func (l *Leg) Reinvite(env *Env) {
 	req.ContentType, req.Body = "application/sdp", l.Local.Marshal()
 	l.Exchange, l.ExchangeTxn = Ours, core.TxnID(env.Rand.Branch())
 	env.urgent(core.SendRequest{Txn: l.ExchangeTxn, To: l.Dialog.Target(), Request: req})
+}
+
+// A peer may change the media so often in a second: each change is a write.
+const reinvitesPerSecond = 10
+
+// tooMany counts re-INVITEs by the second.
+func (l *Leg) tooMany(now core.Time) bool {
+	if second := now / core.Time(time.Second); second != l.second {
+		l.second, l.reinvites = second, 0
+	}
+	l.reinvites++
+	return l.reinvites > reinvitesPerSecond
 }
 
 // agreed lists the formats in use, so that a new offer changes no codec.
@@ -217,7 +229,7 @@ func (l *Leg) exchanged(env *Env, resp *core.Response, from core.Peer) Report {
 // again schedules our re-INVITE once more. Not the 2.1 to 4 s of s.14.1: the peer hears
 // nothing until it is through. Two that met draw different delays.
 func (l *Leg) again(env *Env) Report {
-	if l.Tries++; l.Tries > 100 {
+	if l.Tries++; l.Tries > 160 { // 32 s: so long a phone may have a request of its own open
 		l.leave(env)
 		return Lost
 	}

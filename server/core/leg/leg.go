@@ -80,8 +80,10 @@ type Leg struct {
 	Exchange    Exchange   `json:"exchange,omitempty"`
 	ExchangeTxn core.TxnID `json:"exchange_txn,omitempty"`
 	AgainAt     core.Time  `json:"again_at,omitzero"`
-	Tries       int        `json:"tries,omitempty"`   // of our re-INVITE
-	Reoffer     bool       `json:"reoffer,omitempty"` // the ACK is followed by our re-INVITE (Reopen)
+	Tries       int        `json:"tries,omitempty"`      // of our re-INVITE
+	Reoffer     bool       `json:"reoffer,omitempty"`    // the ACK is followed by our re-INVITE (Reopen)
+	HoldNoted   bool       `json:"hold_noted,omitempty"` // the timeline says that the peer holds us
+	AnswerDue   bool       `json:"answer_due,omitempty"` // our 2xx made an offer; the ACK carries the answer
 
 	Address   netip.AddrPort `json:"address,omitzero"` // our RTP address
 	SDPID     uint64         `json:"sdp_id"`
@@ -95,6 +97,8 @@ type Leg struct {
 	keepalive keepalive
 	recovered bool // from a record: what it promises may have been sent before
 	bye       core.TxnID
+	second    core.Time // of the last re-INVITE
+	reinvites int       // within it
 }
 
 // Repeat is a 2xx to INVITE that goes out again until its ACK comes (s.13.3.1.4). The
@@ -247,6 +251,15 @@ func (l *Leg) Live() bool {
 	return false
 }
 
+// early reports whether the leg's INVITE has no outcome yet.
+func (l *Leg) early() bool {
+	switch l.State {
+	case Invited, Calling, Proceeding, Unwanted, Cancelling:
+		return true
+	}
+	return false
+}
+
 // Valid checks the numbered invariants above.
 func (l *Leg) Valid() error {
 	switch {
@@ -254,8 +267,10 @@ func (l *Leg) Valid() error {
 		return fmt.Errorf("leg %s: exchange %s in state %s", l.ID, l.Exchange, l.State)
 	case (l.Repeat != nil) != (l.State == Answering || l.State == Dismissed || l.Exchange == Theirs):
 		return fmt.Errorf("leg %s: repeated response %v in state %s, exchange %q", l.ID, l.Repeat != nil, l.State, l.Exchange)
-	case (l.State == Invited || l.State == Calling || l.State == Proceeding) && l.Invite == nil:
+	case l.early() && l.Invite == nil:
 		return fmt.Errorf("leg %s: no INVITE in state %s", l.ID, l.State)
+	case l.Repeat != nil && l.Repeat.Response == nil:
+		return fmt.Errorf("leg %s: repeats no response", l.ID)
 	}
 	return l.Dialog.Valid()
 }

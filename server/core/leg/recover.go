@@ -40,6 +40,11 @@ func (l *Leg) Recover(env *Env, age time.Duration) bool {
 		// The phone may ring: stop it. It may also have answered, and repeats its 200 for lack
 		// of an ACK (s.13.3.1.4): the leg stays for a while, to acknowledge and to leave.
 		l.cancel(env)
+		if l.Dialog.Remote.Tag() != "" {
+			// It may even have our ACK already, and then a CANCEL does nothing (s.9.2). A BYE
+			// ends an early dialog as well as a confirmed one (s.15).
+			env.free(core.SendRequest{Txn: core.TxnID(env.Rand.Branch()), To: l.Dialog.Target(), Request: l.Dialog.Request(core.BYE)})
+		}
 	case Leaving:
 		l.leave(env)
 	}
@@ -64,6 +69,10 @@ func (l *Leg) Reopen(env *Env, address netip.AddrPort) {
 		l.Reoffer = true
 		env.urgent(core.Respond{Txn: l.Repeat.Txn, To: l.Dialog.Peer, Response: &again})
 	case Confirmed:
+		if l.Exchange == Theirs { // they were told the old address meanwhile
+			l.Reoffer = true
+			return
+		}
 		l.Reinvite(env)
 	}
 }

@@ -48,7 +48,7 @@ func NewUAS(env *Env, id core.LegID, txn core.TxnID, invite *core.Request, from 
 // it decides for 488 instead and reports Refused.
 func (l *Leg) Answer(env *Env, address netip.AddrPort) Report {
 	l.Address = address
-	body, err := l.agree(l.Remote)
+	body, err := l.agree(l.Invite.Body)
 	if err != nil {
 		l.Reject(env, 488, core.Field{Name: "Warning", Value: `305 dialtone "Incompatible media format"`})
 		return Refused
@@ -65,25 +65,26 @@ func (l *Leg) Answer(env *Env, address netip.AddrPort) Report {
 	return Nothing
 }
 
-// agree answers the offer that the peer's INVITE carries, or makes an offer when it
-// carries none (s.13.2.1: then the answer comes with the ACK). Before is what the peer
-// described last.
-func (l *Leg) agree(before sdp.Session) ([]byte, error) {
+// agree answers the offer that an INVITE of the peer carries, or makes one when it carries
+// none (s.13.2.1: then the answer comes with the ACK, and until then what was agreed
+// before stays). After an error nothing has changed but the version.
+func (l *Leg) agree(offer []byte) ([]byte, error) {
 	l.Version++
 	local := sdp.Local{ID: l.SDPID, Version: l.Version, Addr: l.Address, Direction: sdp.SendRecv,
 		Formats: append(sdp.G711(), sdp.PassThrough()...)}
-	if !l.Remote.Addr.IsValid() {
-		local.Formats = sdp.G711()
-		if before.Addr.IsValid() {
-			local = local.After(l.Local, before)
-		}
-		l.Local = local.Offer()
-		return l.Local.Marshal(), nil
-	}
 	if l.Local.Addr.IsValid() {
 		local = local.After(l.Local, l.Remote)
 	}
-	answer, err := local.Answer(l.Remote)
+	if l.AnswerDue = len(offer) == 0; l.AnswerDue {
+		local.Formats = l.agreed()
+		l.Local = local.Offer()
+		return l.Local.Marshal(), nil
+	}
+	remote, err := sdp.Parse(offer)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := local.Answer(remote)
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +92,7 @@ func (l *Leg) agree(before sdp.Session) ([]byte, error) {
 	if !ok {
 		return nil, errors.New("answer without a codec")
 	}
-	l.Local, l.Codec, l.Telephone = answer, codec, telephone
+	l.Local, l.Remote, l.Codec, l.Telephone = answer, remote, codec, telephone
 	return answer.Marshal(), nil
 }
 
@@ -112,6 +113,9 @@ func (l *Leg) Reject(env *Env, status int, fields ...core.Field) {
 	l.State, l.Status = Gone, status
 	resp := l.Invite.Reply(status, l.Dialog.Local.Tag())
 	resp.Header = fields
+	if status == 503 && len(fields) == 0 {
+		resp.Header = []core.Field{RetryAfter(5)}
+	}
 	l.Invite, l.Repeat = nil, nil
 	env.urgent(core.Respond{Txn: l.Txn, To: l.Dialog.Peer, Response: resp})
 }
@@ -151,21 +155,23 @@ func (l *Leg) Acknowledge(env *Env, req *core.Request) Report {
 	case l.Exchange == Theirs:
 		l.Exchange, report = Settled, Changed
 	}
-	if l.Remote.Addr.IsValid() {
-		l.reoffer(env)
-		return report
-	}
-	// Our 2xx carried the offer, so the ACK must carry the answer (s.13.2.1).
-	answer, err := sdp.Parse(req.Body)
-	if err == nil {
-		err = l.take(answer)
-	}
-	if err != nil {
+	if l.AnswerDue && !l.answeredBy(req) {
 		l.leave(env)
 		return Lost
 	}
 	l.reoffer(env)
 	return report
+}
+
+// answeredBy takes the answer that the ACK to our offer must carry (s.13.2.1). Without one
+// a session that was agreed before goes on as it was (RFC 3264 s.8); a first one there is not.
+func (l *Leg) answeredBy(ack *core.Request) bool {
+	l.AnswerDue = false
+	answer, err := sdp.Parse(ack.Body)
+	if err == nil {
+		err = l.take(answer)
+	}
+	return err == nil || l.Remote.Addr.IsValid()
 }
 
 // reoffer tells the peer the address again, if it may believe in an older one (Reopen).

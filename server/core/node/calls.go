@@ -1,6 +1,7 @@
 package node
 
 import (
+	"net/netip"
 	"slices"
 
 	"github.com/dialtone-cc/dialtone/server/core"
@@ -52,13 +53,15 @@ func (n *Node) withCall(now core.Time, id core.InteractionID, out []core.Effect,
 	t := n.tenants[c.Tenant]
 	env := n.env(now, t)
 	key := subject{c.Tenant, "calls/" + string(c.ID)}
-	env.Withdraw = func(txn core.TxnID) bool {
-		l, ok := n.lines[key]
-		if !ok || !l.Withdraw(txn) {
-			return false
+	env.Withdraw = func(txn core.TxnID) (done bool) {
+		if env.Held, done = commit.Without(env.Held, txn); done {
+			return true // of this very step
 		}
-		delete(n.asked, txn)
-		return true
+		if l, ok := n.lines[key]; ok && l.Withdraw(txn) {
+			delete(n.asked, txn)
+			return true
+		}
+		return false
 	}
 	was := phaseOf(c)
 	f(c, env)
@@ -104,20 +107,20 @@ func (n *Node) carry(now core.Time, t *tenancy, c *call.Call, env *call.Env, key
 		return c
 	})
 	if env.Touched {
-		l.Touch()
+		l.Touch(now)
 		l.agents = append(l.agents, t.changed(env.Agents)...)
 		if env.CDR != nil {
-			l.Touch(core.Op{Key: outboxKey(c.ID), Value: encode(env.CDR)})
+			l.Touch(now, core.Op{Key: outboxKey(c.ID), Value: encode(env.CDR)})
 		}
 	}
 	waiting := env.Held
 	for _, p := range env.Tell {
-		waiting = append(waiting, commit.Waiting{Effect: p, Urgent: true})
+		waiting = append(waiting, commit.Waiting{Effect: p, Urgent: true, Patient: true})
 	}
 	waiting = append(waiting, n.tellAgents(t, env.Agents)...)
 	if env.CDR != nil {
 		n.outbox[c.ID] = &parcel{cdr: env.CDR}
-		waiting = append(waiting, commit.Waiting{Effect: core.Deliver{CDR: env.CDR}})
+		waiting = append(waiting, commit.Waiting{Effect: core.Deliver{CDR: env.CDR}, Patient: true})
 		if n.cfg.Plant == "cdr-twice" {
 			again := *env.CDR
 			again.ID = n.rand.Interaction(now)
@@ -206,6 +209,9 @@ func (n *Node) response(now core.Time, e core.ResponseReceived, out []core.Effec
 func (n *Node) media(now core.Time, ev core.Event, out []core.Effect) []core.Effect {
 	switch e := ev.(type) {
 	case core.MediaOpened:
+		if n.cfg.MediaAddr.IsValid() {
+			e.Local = netip.AddrPortFrom(n.cfg.MediaAddr, e.Local.Port())
+		}
 		if _, ok := n.calls[e.Leg.Interaction()]; !ok {
 			return append(out, core.CloseMedia{Leg: e.Leg}) // nobody waits for it any more
 		}

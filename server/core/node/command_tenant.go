@@ -1,6 +1,7 @@
 package node
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 
@@ -12,6 +13,17 @@ import (
 	"github.com/dialtone-cc/dialtone/server/core/digest"
 	"github.com/dialtone-cc/dialtone/server/core/tenant"
 )
+
+// What one tenant may configure: its configuration is in every node's memory and in etcd.
+const (
+	maxQueues  = 5_000
+	maxAgents  = 20_000
+	maxNumbers = 20_000
+)
+
+func tooMany(what string, most int) *core.Problem {
+	return &core.Problem{Kind: core.Limited, Detail: fmt.Sprintf("a tenant has at most %d %s: delete some first", most, what)}
+}
 
 // doTenant carries out a command inside one tenant.
 func (n *Node) doTenant(a *asked) {
@@ -94,6 +106,10 @@ func (n *Node) putQueue(a *asked, t *tenancy, q tenant.Queue) {
 		}
 	}
 	_, exists := t.queues[q.ID]
+	if !exists && len(t.queues) >= maxQueues {
+		a.answer(nil, tooMany("queues", maxQueues))
+		return
+	}
 	n.addQueue(t, q)
 	a.out = n.write(a.now, subject{t.conf.ID, queuePrefix + string(q.ID)}, q, a.after(command.Put[tenant.Queue]{Value: q, Created: !exists}), a.out)
 	a.out = n.match(a.now, t, a.out)
@@ -110,6 +126,10 @@ func (n *Node) putAgent(a *asked, t *tenancy, g tenant.Agent) {
 	}
 	if len(fields) > 0 {
 		a.answer(nil, invalid(fields))
+		return
+	}
+	if !exists && len(t.agents) >= maxAgents {
+		a.answer(nil, tooMany("agents", maxAgents))
 		return
 	}
 	g.Credentials = old.Credentials
@@ -133,6 +153,10 @@ func (n *Node) putNumber(a *asked, t *tenancy, m tenant.Number) {
 		return
 	}
 	_, exists := t.numbers[m.Number]
+	if !exists && len(t.numbers) >= maxNumbers {
+		a.answer(nil, tooMany("numbers", maxNumbers))
+		return
+	}
 	t.numbers[m.Number] = m
 	a.out = n.write(a.now, subject{t.conf.ID, numberPrefix + m.Number}, m, a.after(command.Put[tenant.Number]{Value: m, Created: !exists}), a.out)
 }
@@ -250,11 +274,17 @@ func (n *Node) listLive(t *tenancy, r command.Range) command.Page[command.Intera
 
 func (n *Node) getInteraction(a *asked, t *tenancy, id core.InteractionID) {
 	c, ok := n.calls[id]
-	if !ok || c.Tenant != t.conf.ID && n.cfg.Plant != "tenant-leak" {
-		a.answer(nil, absent())
+	if ok && (c.Tenant == t.conf.ID || n.cfg.Plant == "tenant-leak") {
+		a.answer(interaction(c), nil)
 		return
 	}
-	a.answer(interaction(c), nil)
+	// One that has ended is found here until the records store has it, so that there is no
+	// moment at which it is nowhere.
+	if p, ok := n.outbox[id]; ok && p.cdr.Tenant == t.conf.ID {
+		a.answer(command.Interaction{Phase: string(call.Ended), CDR: *p.cdr}, nil)
+		return
+	}
+	a.answer(nil, absent())
 }
 
 func (n *Node) hangUp(a *asked, t *tenancy, id core.InteractionID) {

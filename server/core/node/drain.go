@@ -16,8 +16,7 @@ func (n *Node) drain(now core.Time, within time.Duration, out []core.Effect) []c
 		return append(out, core.Drained{})
 	}
 	n.life = Draining
-	n.drainAt = now.Add(within)
-	n.timers.set(timer{kind: drainTimer}, n.drainAt)
+	n.timers.set(timer{kind: drainTimer}, now.Add(within))
 	return out
 }
 

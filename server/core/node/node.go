@@ -59,8 +59,7 @@ type Node struct {
 	invites   *limit.Table[netip.Addr]
 	registers *limit.Table[netip.Addr]
 
-	drainAt core.Time
-	gauges  Gauges
+	gauges Gauges
 }
 
 // Defaults of Config.

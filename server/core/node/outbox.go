@@ -8,11 +8,12 @@ import (
 
 // parcel is a CDR on its way from the outbox to the records store.
 //
-//  1. The commit that ends a call writes the CDR into the outbox.
+//  1. When a call has ended and its media is measured, a commit writes the CDR into the
+//     outbox, beside the call's record, which says so. Before it, that record is alone.
 //  2. After it, the CDR is handed to the records store, which keeps one per id.
 //  3. When the store has it, the outbox entry is deleted.
 //
-// A crash after 1 or 2 finds the entry again and delivers it again; after 3 nothing is left.
+// A crash before 1 finds the record of an ended call and makes the CDR from it; one after 1 or 2 finds the entry again and delivers it again; after 3 nothing is left.
 type parcel struct {
 	cdr   *core.CDR
 	tries int

@@ -22,7 +22,7 @@ func bindingsKey(id core.AgentID) string { return "bindings/" + string(id) }
 // password are challenged alike.
 func (n *Node) register(now core.Time, e core.RequestReceived, out []core.Effect) []core.Effect {
 	req := e.Request
-	if !n.registers.Take(now, e.From.Addr.Addr().Unmap()) {
+	if !n.registers.Take(now, sourceOf(e.From)) {
 		return n.refuse(e, 503, out, leg.RetryAfter(2))
 	}
 	if n.life == Restoring {
@@ -59,8 +59,8 @@ func (n *Node) register(now core.Time, e core.RequestReceived, out []core.Effect
 		return append(out, answer[0].Effect)
 	}
 	out = n.setBindings(now, t, agent, next, answer, out)
-	if before == 0 && len(next.Live(now)) > 0 {
-		out = n.cameBack(now, t, agent, out)
+	if len(next.Live(now)) > 0 {
+		out = n.cameBack(now, t, agent, before == 0, out)
 	}
 	return out
 }
@@ -102,12 +102,13 @@ func (t *tenancy) wentAway(now core.Time, id core.AgentID, a acd.Agent) {
 	}
 }
 
-// cameBack makes an agent ready whose phone registers, when that is how it logs in, or
-// when only its phone was the reason that it was not.
-func (n *Node) cameBack(now core.Time, t *tenancy, id core.AgentID, out []core.Effect) []core.Effect {
+// cameBack makes an agent ready whose phone registers: when that is how it logs in and
+// this is its first phone, or when only its phone was the reason that it was not, also if
+// the phone merely refreshes: it shows that it is there.
+func (n *Node) cameBack(now core.Time, t *tenancy, id core.AgentID, first bool, out []core.Effect) []core.Effect {
 	a, _ := t.desk.Agent(id)
 	lost := a.Status == acd.NotReady && a.Reason == string(acd.Unreachable)
-	if lost || a.Status == acd.LoggedOut && t.agents[id].ReadyOnRegister {
+	if lost || first && a.Status == acd.LoggedOut && t.agents[id].ReadyOnRegister {
 		t.desk.SetStatus(now, id, acd.Ready, "")
 		return n.agentChanged(now, t, id, nil, out)
 	}

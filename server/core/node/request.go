@@ -25,6 +25,9 @@ func (n *Node) request(now core.Time, e core.RequestReceived, out []core.Effect)
 	}
 	if tag := req.To.Tag(); tag != "" {
 		id, ok := n.tags[tag]
+		if c := n.calls[id.Interaction()]; ok && !c.Speaks(id, req) {
+			ok = false // our tag, but not the peer of that dialog (s.12.2.2)
+		}
 		if !ok {
 			if req.Method == core.ACK {
 				return out
@@ -82,7 +85,7 @@ func (n *Node) cancel(now core.Time, e core.RequestReceived, out []core.Effect) 
 // exists: an unknown tenant, an unknown number and a source that is not allowed answer alike.
 func (n *Node) invite(now core.Time, e core.RequestReceived, out []core.Effect) []core.Effect {
 	req := e.Request
-	source := e.From.Addr.Addr().Unmap()
+	source := sourceOf(e.From)
 	if !n.invites.Take(now, source) {
 		return n.refuse(e, 503, out, leg.RetryAfter(1))
 	}
@@ -100,7 +103,7 @@ func (n *Node) invite(now core.Time, e core.RequestReceived, out []core.Effect) 
 		return n.refuse(e, 416, out)
 	}
 	t := n.tenantOf(req.URI.Host)
-	if t == nil || !allowed(t.conf.Sources, source) {
+	if t == nil || !allowed(t.conf.Sources, e.From.Addr.Addr().Unmap()) {
 		return n.refuse(e, 404, out)
 	}
 	number, ok := t.numbers[req.URI.User]
@@ -133,6 +136,18 @@ func (n *Node) tenantOf(host string) *tenancy {
 		return n.tenants[n.cfg.Literal]
 	}
 	return nil
+}
+
+// sourceOf is who is counted as one source: an address, or a /64 of IPv6, of which one
+// sender has all.
+func sourceOf(p core.Peer) netip.Addr {
+	a := p.Addr.Addr().Unmap()
+	if a.Is6() {
+		if net, err := a.Prefix(64); err == nil {
+			return net.Addr()
+		}
+	}
+	return a
 }
 
 func allowed(sources []netip.Prefix, a netip.Addr) bool {

@@ -118,6 +118,12 @@ func (n *Node) take(now core.Time, e core.Entry, out []core.Effect) ([]core.Effe
 		return out, err
 	case "calls":
 		c, err := decode[call.Call](e.Value)
+		if err == nil {
+			err = c.Valid()
+		}
+		if err == nil && (c.Tenant != e.Tenant || string(c.ID) != id) {
+			err = errOtherKey
+		}
 		if err != nil {
 			return out, err
 		}
@@ -183,7 +189,10 @@ type restoreError string
 
 func (e restoreError) Error() string { return string(e) }
 
-const errNoTenant = restoreError("its tenant has no configuration")
+const (
+	errNoTenant = restoreError("its tenant has no configuration")
+	errOtherKey = restoreError("it does not belong under its key")
+)
 
 func decode[T any](b []byte) (T, error) {
 	var v T

@@ -110,7 +110,7 @@ func (n *Node) tellAgents(t *tenancy, agents []core.AgentID) []commit.Waiting {
 			continue
 		}
 		n.show(t, id, shownAs(a))
-		waiting = append(waiting, commit.Waiting{Urgent: true, Effect: core.Publish{
+		waiting = append(waiting, commit.Waiting{Urgent: true, Patient: true, Effect: core.Publish{
 			Tenant: t.conf.ID, Kind: "agent.state", Data: AgentNotice{Agent: id, Status: a.Status,
 				Reason: a.Reason, State: a.State, Since: a.Since, Interaction: a.Interaction}}})
 	}
@@ -152,8 +152,10 @@ func (n *Node) agentChanged(now core.Time, t *tenancy, id core.AgentID, after []
 	changed := t.changed([]core.AgentID{id})
 	waiting := append(n.tellAgents(t, []core.AgentID{id}), after...)
 	l := n.line(subject{t.conf.ID, agentKey(id)}, func() any { return t.record(id) })
-	if len(changed) > 0 {
-		l.Touch()
+	// Somebody who is told of a change must find it after a crash, also when it waits in the
+	// line of a call: then it is written here once more.
+	if len(changed)+len(after) > 0 {
+		l.Touch(now)
 	}
 	out = l.Add(now, waiting, out)
 	out = n.flush(now, l, out)

@@ -53,7 +53,7 @@ func runFile(t *testing.T, file string) {
 			seen.WriteString(l + "\n") // comments
 		}
 		cmd := lines[len(lines)-1]
-		got := strings.TrimRight(s.run(strings.Fields(cmd)), "\n")
+		got := strings.TrimRight(s.run(strings.Fields(cmd))+s.linger(), "\n")
 		if got == "" {
 			got = "(nothing)"
 		}
@@ -193,6 +193,15 @@ func (s *script) edge(eff core.Effect) core.Event {
 		}
 	}
 	return nil
+}
+
+// linger lets the writes that nobody waits for follow at once.
+func (s *script) linger() string {
+	if s.manual {
+		return ""
+	}
+	s.now += core.Time(linger)
+	return s.step(core.Woken{})
 }
 
 func (s *script) commit(e core.Store) core.Event {

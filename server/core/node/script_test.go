@@ -51,6 +51,19 @@ func (s *script) run(args []string) string {
 	case "ok", "fail":
 		// ok 1001 BYE: the phone answers our last request of that kind with 200; fail 1001 INVITE 491.
 		return s.answerOurs(cmd, args)
+	case "stranger":
+		// stranger bob: a BYE with the tag of our side, from somebody who is not the dialog's peer.
+		ok := s.answers[args[0]]
+		m := core.Message{From: ok.From.WithTag("other"), To: ok.To, CallID: ok.CallID, CSeq: 99}
+		return s.step(core.RequestReceived{Txn: s.newTxn(), From: s.peer(args[0]), Request: &core.Request{Method: core.BYE, Message: m}})
+	case "nobody_answers":
+		// nobody_answers 1001: our INVITE to the phone ends without any response.
+		return s.step(core.TransactionFailed{Txn: s.txns[args[0]], Cause: core.TimedOut})
+	case "noport":
+		// noport: the oldest open port request is refused.
+		leg := s.media[0]
+		s.media = s.media[1:]
+		return s.step(core.MediaRefused{Leg: leg, Cause: "none left"})
 	case "idle", "heard":
 		// idle call1/1: no RTP comes from that leg; heard: it comes again.
 		if cmd == "idle" {

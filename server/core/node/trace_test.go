@@ -188,8 +188,9 @@ func (s *script) edge(eff core.Effect) core.Event {
 			s.invites[who], s.txns[who] = e.Request, e.Txn
 		}
 	case core.Respond:
-		if e.Response.Method == core.INVITE && e.Response.Status == 200 {
-			s.answers[e.Response.From.URI.User] = e.Response
+		user := e.Response.From.URI.User
+		if _, err := strconv.Atoi(user); err != nil && e.Response.Method == core.INVITE && e.Response.Status == 200 {
+			s.answers[user] = e.Response // a phone that was called has its own answer
 		}
 	}
 	return nil

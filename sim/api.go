@@ -50,7 +50,6 @@ func (a *driver) ask(q asking) {
 	ev := core.Commanded{Token: a.token, Key: core.HashKey(operatorKey), Do: q.do}
 	if q.of != nil {
 		ev.Key, ev.Tenant = q.of.key, q.of.id
-		a.w.fact(check.Asked{Tenant: q.of.id, Do: q.do})
 	}
 	a.w.srv.emit(ev)
 }

@@ -235,6 +235,9 @@ func (c *caller) connected(d *dialog) {
 	if c.temper == "vanishes" {
 		w.after(w.about(w.opt.TalkMean/2), c.p.off)
 	}
+	if c.temper == "patient" && w.rng.IntN(4) == 0 {
+		w.after(w.about(w.opt.TalkMean/4), d.hold)
+	}
 }
 
 // over: the dialog has ended; late messages find the phone for two minutes more.
@@ -268,7 +271,7 @@ func (d *dialog) hold() {
 		d.reinvite(sendrecv)
 		w.after(3*time.Second, resume) // until it is done: the first may meet another re-INVITE
 	}
-	w.after(w.between(time.Second, 8*time.Second), resume)
+	w.after(w.between(2*time.Second, 14*time.Second), resume)
 }
 
 // talk is the length of a conversation.

@@ -134,7 +134,8 @@ func (w *World) strangers() {
 
 // setup is what the checkers may know.
 func (w *World) setup() *check.Setup {
-	s := &check.Setup{Lossless: w.opt.Loss == 0, MaxHeld: 20_000, MaxStep: 2_000,
+	// What is on its way when a connection is reset is lost, and nobody sends it again.
+	s := &check.Setup{Lossless: w.opt.Loss == 0 && (w.opt.Resets == 0 || w.opt.TCP == 0), MaxHeld: 20_000, MaxStep: 2_000,
 		Slack: core.Millis(3*w.opt.StoreMean.Milliseconds() + 2*w.opt.Shuffle.Milliseconds() + 50)}
 	if w.opt.StoreSlow > 0 || w.opt.Unknown > 0 {
 		s.Slack += core.Millis(6 * w.opt.StoreWorst.Milliseconds())

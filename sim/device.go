@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/dialtone-cc/dialtone/server/core"
-	"github.com/dialtone-cc/dialtone/server/core/acd"
 	"github.com/dialtone-cc/dialtone/server/core/tenant"
 )
 
@@ -18,7 +17,6 @@ type agent struct {
 	company *company
 	conf    tenant.Agent
 	devices []*device
-	status  acd.Status
 }
 
 // device is a phone that registers and is rung.

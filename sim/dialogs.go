@@ -331,7 +331,9 @@ func (d *dialog) listen() {
 			return
 		}
 		d.p.w.marks.hit("phone gave up in silence")
-		d.p.w.fact(check.GaveUp{Far: d.p.far, CallID: d.callID})
+		if d.p.closedAt == 0 || d.p.w.now.Sub(d.p.closedAt) > 5*time.Minute { // else it could not be told
+			d.p.w.fact(check.GaveUp{Far: d.p.far, CallID: d.callID})
+		}
 		d.hangUp()
 	})
 }

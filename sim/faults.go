@@ -56,7 +56,7 @@ func (w *World) wear() {
 			p.device.plan(w.between(time.Second, 20*time.Second))
 		case 2:
 			w.marks.hit("phone unreachable")
-			p.closed = true
+			p.closed, p.closedAt = true, w.now
 			w.after(w.between(time.Second, 30*time.Second), func() { p.closed = false })
 		default: // a reboot: quick, without unregistering
 			p.off()

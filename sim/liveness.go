@@ -147,7 +147,8 @@ func (w *World) drain() {
 	case !w.drained:
 		w.fail("drain", "the drain has not ended after 90 s:\n  "+strings.Join(w.pending(), "\n  "))
 	default:
-		w.until(w.now.Add(5*time.Second), nil)
+		// A phone whose INVITE was given up and which answers late ends that by itself.
+		w.until(w.now.Add(timeout+10*time.Second), nil)
 		w.leftovers()
 	}
 	w.phase = "over"

@@ -17,6 +17,7 @@ type media struct {
 	legs    []*mediaLeg // in the order of opening
 	port    uint16
 	streams map[netip.AddrPort]*dialog // a leg's port -> the dialog whose phone sends there
+	refused map[core.LegID]bool        // what is said of them before they know is ignored
 	dirty   bool
 }
 
@@ -33,7 +34,7 @@ type mediaLeg struct {
 }
 
 func newMedia(w *World, s *server) *media {
-	return &media{w: w, srv: s, port: 16384, streams: map[netip.AddrPort]*dialog{}}
+	return &media{w: w, srv: s, port: 16384, streams: map[netip.AddrPort]*dialog{}, refused: map[core.LegID]bool{}}
 }
 
 // forget loses all legs, as a crash does.
@@ -63,6 +64,7 @@ func (m *media) open(id core.LegID) {
 	}
 	if len(m.legs) >= m.w.opt.MediaPorts {
 		m.w.marks.hit("media refused")
+		m.refused[id] = true
 		m.w.after(delay, func() {
 			if generation == m.srv.generation {
 				m.srv.emit(core.MediaRefused{Leg: id, Cause: "no port is free"})
@@ -70,6 +72,7 @@ func (m *media) open(id core.LegID) {
 		})
 		return
 	}
+	delete(m.refused, id)
 	m.port += 2
 	if m.port >= 32766 {
 		m.port = 16384 // far more ports than legs: one that was used rests for long
@@ -86,6 +89,9 @@ func (m *media) open(id core.LegID) {
 
 func (m *media) set(id core.LegID, spec core.MediaSpec) {
 	l := m.leg(id)
+	if l == nil && m.refused[id] {
+		return
+	}
 	if l == nil {
 		m.w.fail("media", "media is set for leg "+string(id)+", which is not open")
 		return
@@ -217,6 +223,7 @@ func (m *media) hear(d *dialog, l *mediaLeg) {
 		case core.Playback:
 			h.File = l.spec.Hear.File
 		case core.Bridge:
+			h.Joined = true
 			other := m.leg(l.spec.Hear.Peer)
 			if other != nil && other.spec.Receive {
 				if speaker := m.streams[other.local]; speaker != nil {

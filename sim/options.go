@@ -140,7 +140,7 @@ func Draw(seed uint64) Options {
 		API:           time.Duration(some(r, 0.7, uniform(r, 3e8, 5e9))),
 		CallerTempers: swarm(r, len(callerTempers)), AgentTempers: swarm(r, len(agentTempers)),
 		Reboots: some(r, 0.4, uniform(r, 0.05, 0.5)), TalkMean: span(r, 2*time.Second, 20*time.Second),
-		Holds: some(r, 0.6, uniform(r, 0.2, 2)),
+		Holds: some(r, 0.8, uniform(r, 0.2, 2)),
 	}
 	if r.IntN(2) == 0 {
 		o.Crashes = 1 + r.IntN(3)

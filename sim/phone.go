@@ -23,6 +23,7 @@ type phone struct {
 	conn      *conn
 	alive     bool // switched on
 	closed    bool // nothing listens at its port
+	closedAt  core.Time
 	deaf      bool // answers no OPTIONS inside of a dialog
 	mute      bool
 	twice     bool // sends everything twice
@@ -181,6 +182,9 @@ func (p *phone) inside(txn core.TxnID, r *core.Request) {
 	switch r.Method {
 	case core.BYE:
 		p.answer(txn, r.Reply(200, ""))
+		if d.state == early && !d.uac { // s.15.1.2
+			p.answer(d.txn, d.invite.Reply(487, d.tag))
+		}
 		d.end()
 	case core.INVITE:
 		d.reinvited(txn, r)

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/dialtone-cc/dialtone/server/core"
@@ -103,16 +104,27 @@ func (s *server) covered(far check.Far, q *core.Request, r *core.Response) bool 
 		return s.store.holds(far.Tenant, q.CallID, q.From.Tag())
 	case r != nil && r.Status/100 == 2 && r.Method == core.INVITE:
 		return s.store.holds(far.Tenant, r.CallID, r.To.Tag())
-	case s.w.now < s.store.awayUntil.Add(2*time.Second):
+	case s.w.now < s.store.awayUntil.Add(2*time.Second), s.outdated(far, r):
 		// A later REGISTER, or the end of its time, may have undone the binding meanwhile.
 	case r != nil && r.Status/100 == 2 && r.Method == core.REGISTER:
 		for _, c := range r.Contact {
-			if !s.store.holds(far.Tenant, c.URI.Host) {
+			// The other phones of the agent may have gone since; this one was promised.
+			if strings.HasSuffix(far.Phone, "-at-"+c.URI.Host) && !s.store.holds(far.Tenant, c.URI.Host) {
 				return false
 			}
 		}
 	}
 	return true
+}
+
+// outdated reports whether a phone has sent another REGISTER since the one that is answered.
+func (s *server) outdated(far check.Far, r *core.Response) bool {
+	for _, p := range s.w.phones {
+		if p.far == far && p.device != nil && r != nil {
+			return p.device.cseq > r.CSeq
+		}
+	}
+	return false
 }
 
 // note gives the checkers what an event says.
@@ -124,6 +136,10 @@ func (s *server) note(ev core.Event) {
 		far := s.far(e.From.Addr)
 		known := e.Response.Method != core.INVITE || e.Response.Status/100 != 2 || s.store.holds(far.Tenant, e.Response.CallID)
 		s.w.fact(check.Received{Far: far, Txn: e.Txn, Response: e.Response, Known: known})
+	case core.Commanded:
+		if q := s.w.api.asked[e.Token]; q.of != nil {
+			s.w.fact(check.Asked{Tenant: q.of.id, Do: q.do})
+		}
 	case core.TransactionFailed:
 		s.w.fact(check.TxnFailed{Txn: e.Txn})
 	}

@@ -63,7 +63,7 @@ func TestEqualSeedsMakeEqualWorlds(t *testing.T) {
 // TestPlants plants each known bug and counts the worlds until it is found, from several
 // first seeds. Not finding one is a bug of this package.
 func TestPlants(t *testing.T) {
-	starts, most := []uint64{1, 1000, 2000, 3000, 4000}, uint64(60)
+	starts, most := []uint64{1, 1000, 2000, 3000, 4000}, uint64(120)
 	if testing.Short() {
 		starts = starts[:1]
 	}

@@ -76,7 +76,7 @@ func (s *store) commit(generation, n int) {
 				s.unknown(generation, n)
 			}
 		})
-		s.w.at(s.awayUntil.Add(s.w.about(100*time.Millisecond)), func() { s.commit(generation, n) })
+		s.w.after(min(s.awayUntil.Sub(s.w.now), time.Second)+s.w.about(100*time.Millisecond), func() { s.commit(generation, n) })
 		return
 	}
 	group := slices.Clone(s.waiting[:n])

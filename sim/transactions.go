@@ -259,7 +259,11 @@ func (l *layer) begin(txn, cancels core.TxnID, p parcel) {
 	t := &peer{txn: txn, from: p}
 	l.servers[txn] = t
 	if p.req.Method == core.INVITE {
-		l.w.after(l.w.between(0, 200*time.Millisecond), func() { // s.17.2.1
+		wait := time.Duration(0) // some say 100 at once, others when nothing came for a while
+		if l.w.rng.IntN(2) == 0 {
+			wait = l.w.between(0, 200*time.Millisecond)
+		}
+		l.w.after(wait, func() { // s.17.2.1
 			if t.last == nil && !t.gone {
 				t.last = trying(p.req)
 				l.reply(t)

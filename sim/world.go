@@ -54,7 +54,6 @@ type World struct {
 	drained bool
 	ids     int
 	served  int // calls that were bridged
-	late    []string
 }
 
 // NewWorld returns the world of the options, ready to Run.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -68,9 +69,13 @@ type pair struct {
 
 // dial places a call and returns when it is answered by the queue.
 func (h home) dial(t *testing.T, p *phone.Phone, within time.Duration) (*phone.Call, error) {
+	return h.dialTo(t, p, demoNumber, within)
+}
+
+func (h home) dialTo(t *testing.T, p *phone.Phone, number string, within time.Duration) (*phone.Call, error) {
 	ctx, cancel := context.WithTimeout(t.Context(), within)
 	defer cancel()
-	return p.Call(ctx, "sip:"+demoNumber+"@"+h.domain)
+	return p.Call(ctx, "sip:"+number+"@"+h.domain)
 }
 
 // talk bridges a caller with the one of the agents to whom it is offered.
@@ -211,6 +216,51 @@ func (s *sender) cancel(invite []byte) []byte {
 }
 
 const someSDP = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 43000 RTP/AVP 0\r\n"
+
+// exchangeRepeated is exchange with the repetitions of UDP (RFC 3261 s.17.1).
+func (s *sender) exchangeRepeated(t *testing.T, request []byte) (answer string, err error) {
+	for range 8 {
+		if answer, err = s.exchange(t, request, time.Second); err == nil {
+			return answer, nil
+		}
+	}
+	return "", err
+}
+
+// fieldOf returns the value of a header field.
+func fieldOf(message, name string) string {
+	for line := range strings.Lines(message) {
+		if value, ok := strings.CutPrefix(line, name+": "); ok {
+			return strings.TrimSpace(value)
+		}
+	}
+	return ""
+}
+
+// answerTo answers a digest challenge with SHA-256 (RFC 7616 s.3.4.1): the header field, and
+// the response in it, which is a secret too.
+func answerTo(t *testing.T, challenge, user, password, method, uri string, nc int) (field, response string) {
+	found := regexp.MustCompile(`(?m)^WWW-Authenticate: Digest (.*algorithm="?SHA-256"?.*)$`).FindStringSubmatch(challenge)
+	if found == nil {
+		t.Errorf("no SHA-256 challenge in %s", challenge)
+		return "", ""
+	}
+	of := func(name string) string {
+		value := regexp.MustCompile(`\b` + name + `="([^"]*)"`).FindStringSubmatch(found[1])
+		if value == nil {
+			t.Errorf("no %s in %s", name, found[1])
+			return ""
+		}
+		return value[1]
+	}
+	sum := func(text string) string {
+		b := sha256.Sum256([]byte(text))
+		return hex.EncodeToString(b[:])
+	}
+	response = sum(fmt.Sprintf("%s:%s:%08x:c:auth:%s", sum(user+":"+of("realm")+":"+password), of("nonce"), nc, sum(method+":"+uri)))
+	return fmt.Sprintf("Authorization: Digest username=%q, realm=%q, nonce=%q, uri=%q, response=%q, algorithm=SHA-256, qop=auth, nc=%08x, cnonce=\"c\"\r\n",
+		user, of("realm"), of("nonce"), uri, response, nc), response
+}
 
 // exchange sends one request and returns the first answer that is not provisional.
 func (s *sender) exchange(t *testing.T, request []byte, within time.Duration) (string, error) {

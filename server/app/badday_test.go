@@ -469,18 +469,22 @@ func (c *child) cdrs(tenant string) ([]cdr, error) {
 		if err != nil || status != 200 {
 			return nil, errors.Join(err, fmt.Errorf("status %d: %s", status, body))
 		}
-		var page struct {
-			Data []cdr  `json:"data"`
-			Next string `json:"next"`
-		}
-		if err := json.Unmarshal([]byte(body), &page); err != nil {
-			return nil, err
-		}
-		all = append(all, page.Data...)
-		if after = page.Next; after == "" {
+		page, next := interactionsIn(body)
+		all = append(all, page...)
+		if after = next; after == "" {
 			return all, nil
 		}
 	}
+}
+
+// interactionsIn reads one page, and where the next one begins.
+func interactionsIn(body string) (data []cdr, next string) {
+	var page struct {
+		Data []cdr  `json:"data"`
+		Next string `json:"next"`
+	}
+	_ = json.Unmarshal([]byte(body), &page)
+	return page.Data, page.Next
 }
 
 // oneCDR waits until the caller has a CDR and returns it; two are an error, now and later:

@@ -17,6 +17,7 @@ type bye struct {
 	by        string
 	at        core.Time
 	crashed   bool // since then
+	answered  bool // a 200 to our INVITE came after it
 	forgotten bool
 }
 
@@ -37,6 +38,12 @@ func (c *AfterBye) See(at core.Time, fact Fact) error {
 	c.calm.see(at, fact)
 	switch f := fact.(type) {
 	case Received:
+		if r := f.Response; r != nil && r.Method == core.INVITE && r.Status/100 == 2 {
+			if b, over := c.ended[r.CallID]; over {
+				b.answered = true
+				c.ended[r.CallID] = b
+			}
+		}
 		// The dialog of a BYE is over for us when we answer it, but nothing in it is
 		// worth sending from the instant it is read.
 		if f.Request != nil && f.Request.Method == core.BYE {
@@ -49,7 +56,7 @@ func (c *AfterBye) See(at core.Time, fact Fact) error {
 		}
 		before, over := c.ended[r.CallID]
 		// A BYE may cross the phone's, and one without an answer is repeated by the next process.
-		again := r.Method == core.BYE && (before.crashed || before.by == "the phone" && !c.late(at, before.at, c.slack))
+		again := r.Method == core.BYE && (before.crashed || before.answered || before.by == "the phone" && !c.late(at, before.at, c.slack))
 		if over && !before.forgotten && !again {
 			return broken("%s (CSeq %d) leaves for %s in a dialog (Call-ID %s) that %s ended with BYE at %s",
 				r.Method, r.CSeq, f.Far, r.CallID, before.by, before.at)

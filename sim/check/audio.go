@@ -1,6 +1,10 @@
 package check
 
-import "github.com/dialtone-cc/dialtone/server/core"
+import (
+	"time"
+
+	"github.com/dialtone-cc/dialtone/server/core"
+)
 
 // Audio: two parties that are connected hear each other within a bound, unless one holds;
 // the party that is held hears audio of the queue instead (jambonz/sbc-outbound#123), and
@@ -8,17 +12,20 @@ import "github.com/dialtone-cc/dialtone/server/core"
 type Audio struct {
 	named
 	calm
-	slack core.Millis
-	pairs map[string]*pair // by the caller's name
-	heard map[string]Hears // by Call-ID: audio may come before the ACK
-	ended map[string]bool  // by Call-ID: a BYE left, and may be lost a few times
-	order []*pair
+	lossless bool
+	restart  core.Time // the last one
+	slack    core.Millis
+	pairs    map[string]*pair // by the caller's name
+	heard    map[string]Hears // by Call-ID: audio may come before the ACK
+	ended    map[string]bool  // by Call-ID: a BYE left, and may be lost a few times
+	order    []*pair
 }
 
 type pair struct {
 	caller, agent end
 	since         core.Time // when both ends took the form they have now
-	spoke         bool      // the caller has heard an agent
+	joined        core.Time // since when the agent is there
+	spoke         bool      // an agent has been there
 }
 
 type end struct {
@@ -28,24 +35,28 @@ type end struct {
 
 // NewAudio returns the checker.
 func NewAudio(s *Setup) *Audio {
-	slack := 2000 + s.Slack
-	if !s.Lossless {
-		slack += 8000 // after a restart a lost ACK is asked for again and again, ever more seldom
-	}
-	return &Audio{named: "audio", slack: slack, pairs: map[string]*pair{}, heard: map[string]Hears{}, ended: map[string]bool{}}
+	return &Audio{named: "audio", lossless: s.Lossless, slack: 2000 + s.Slack, pairs: map[string]*pair{}, heard: map[string]Hears{}, ended: map[string]bool{}}
 }
 
 // See follows both ends of each call.
 func (c *Audio) See(at core.Time, fact Fact) error {
+	if _, crash := fact.(Crashed); crash {
+		for _, p := range c.order {
+			if p.spoke && !c.late(at, p.joined, c.slack) {
+				p.agent, p.spoke = end{}, false // perhaps this was not written down
+			}
+		}
+	}
 	c.calm.see(at, fact)
 	switch f := fact.(type) {
+	case Restarted:
+		c.restart = at
 	case Talking:
 		c.talking(at, f)
 	case Hears:
 		c.heard[f.CallID] = f
 		for _, p := range c.order {
 			if p.end(f.CallID) != nil {
-				p.spoke = p.spoke || f.Voice != ""
 				p.since = at // a call that ends falls silent before its BYE has left
 			}
 		}
@@ -102,6 +113,9 @@ func (c *Audio) talking(at core.Time, f Talking) {
 		*e = end{}
 	}
 	e.Talking, e.known = f, true
+	if f.Up && f.Far.Agent != "" && !p.spoke {
+		p.spoke, p.joined = true, at
+	}
 	p.since = at
 	if f.Far.Agent == "" && !f.Up {
 		delete(c.pairs, f.Caller)
@@ -131,14 +145,18 @@ func (p *pair) end(callID string) *end {
 
 func (c *Audio) judge(at core.Time, p *pair) error {
 	a, b := &p.caller, &p.agent
+	bound := c.slack
+	if !c.lossless && c.restart != 0 && at < c.restart.Add(time.Minute) {
+		bound += 8000 // an ACK that is lost is asked for again and again, ever more seldom
+	}
 	if c.ended[a.CallID] || c.ended[b.CallID] {
 		return nil
 	}
-	if heard := c.heard[a.CallID]; a.Up && !b.Up && !p.spoke && !a.Hold && !a.Busy && c.late(at, p.since, c.slack+2000) &&
-		heard.File == "" && heard.Voice == "" {
+	if heard := c.heard[a.CallID]; a.Up && !b.Up && !p.spoke && !a.Hold && !a.Busy && c.late(at, p.since, bound+2000) &&
+		heard.File == "" && !heard.Joined {
 		return broken("%s waits in silence (since %s)", a.Far, p.since)
 	}
-	if !a.Up || !b.Up || a.Busy || b.Busy || !c.late(at, p.since, c.slack) {
+	if !a.Up || !b.Up || a.Busy || b.Busy || !c.late(at, p.since, bound) {
 		return nil
 	}
 	for _, x := range [2][2]*end{{a, b}, {b, a}} {

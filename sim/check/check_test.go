@@ -351,7 +351,7 @@ func TestWrapUp(t *testing.T) {
 		history{"left alone", []Seen{see(0, agentHears), see(1000, byeAgent), see(4001, ringBob)}, ""},
 		history{"said ready", []Seen{see(0, agentHears), see(1000, byeAgent), see(1100, Asked{Tenant: "t", Do: command.SetStatus{Agent: "1001", Status: acd.Ready}}), see(1200, ringBob)}, ""},
 		history{"rung at once", []Seen{see(0, agentHears), see(1000, byeAgent), see(1001, ringBob)}, "in the wrap-up time"},
-		history{"rung after a restart", []Seen{see(0, agentHears), see(1000, byeAgent), see(1001, Crashed{}), see(1500, Restarted{}), see(2000, ringBob)}, "in the wrap-up time"},
+		history{"rung after a restart", []Seen{see(0, agentHears), see(9000, byeAgent), see(9001, Crashed{}), see(9500, Restarted{}), see(10_000, ringBob)}, "in the wrap-up time"},
 	)
 }
 

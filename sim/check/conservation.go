@@ -15,6 +15,7 @@ type Conservation struct {
 	accepted map[string]core.Time // Call-ID of a caller -> when its 200 left
 	order    []string
 	arrived  map[string]bool
+	again    map[string]bool // may have a second CDR
 	byCall   map[string]core.InteractionID
 	byID     map[core.InteractionID][]byte
 	ended    map[string]core.InteractionID // every Call-ID of a finished interaction
@@ -22,7 +23,7 @@ type Conservation struct {
 
 // NewConservation returns the checker.
 func NewConservation(*Setup) *Conservation {
-	return &Conservation{named: "conservation", accepted: map[string]core.Time{}, arrived: map[string]bool{},
+	return &Conservation{named: "conservation", accepted: map[string]core.Time{}, arrived: map[string]bool{}, again: map[string]bool{},
 		byCall: map[string]core.InteractionID{}, byID: map[core.InteractionID][]byte{}, ended: map[string]core.InteractionID{}}
 }
 
@@ -48,7 +49,11 @@ func (c *Conservation) sent(at core.Time, f Sent) error {
 		if _, known := c.accepted[r.CallID]; !known {
 			c.accepted[r.CallID] = at
 			c.order = append(c.order, r.CallID)
-			if id, done := c.ended[r.CallID]; done {
+			id, done := c.ended[r.CallID]
+			if done && c.crashes > 0 { // it was refused or ended unheard, and a crash forgot it
+				delete(c.ended, r.CallID)
+				c.again[r.CallID] = true
+			} else if done {
 				return broken("the call of %s (Call-ID %s) is accepted after its CDR %s was recorded", f.Far, r.CallID, id)
 			}
 		}
@@ -82,7 +87,7 @@ func (c *Conservation) recorded(cdr *core.CDR) error {
 		callers++
 		// A call that was refused is forgotten by a crash, and its INVITE may come again.
 		_, promised := c.accepted[leg.SIPCallID]
-		if other, twice := c.byCall[leg.SIPCallID]; twice && (promised || c.crashes == 0) {
+		if other, twice := c.byCall[leg.SIPCallID]; twice && !c.again[leg.SIPCallID] && (promised || c.crashes == 0) {
 			return broken("Call-ID %s has two CDRs, %s and %s", leg.SIPCallID, other, cdr.ID)
 		}
 		c.byCall[leg.SIPCallID] = cdr.ID

@@ -70,7 +70,8 @@ func (c *Consistency) received(at core.Time, f Received) {
 		if _, known := c.arrived[r.CallID]; fresh(r) && !known {
 			c.arrived[r.CallID] = at
 		}
-		if r.Method == core.BYE && c.byes[r.CallID] == "" {
+		// After a crash the node may have forgotten a BYE of its own.
+		if r.Method == core.BYE && (c.byes[r.CallID] == "" || c.crashes > 0) {
 			c.byes[r.CallID] = "phone"
 		}
 	}

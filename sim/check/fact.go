@@ -52,6 +52,7 @@ type Hears struct {
 	Voice    string
 	Speaker  Far
 	Readable bool
+	Joined   bool // connected to another party, who may be silent
 }
 
 // Talking says how a dialog stands, seen by the phone: up after its ACK, with or without

@@ -9,6 +9,7 @@ type Ring struct {
 	calm
 	setup *Setup
 	rings []ring
+	taken map[string]bool      // Call-ID of a caller that was told 200: a CANCEL comes too late
 	gone  map[string]core.Time // caller's name -> when its BYE or CANCEL reached the node
 }
 
@@ -22,7 +23,9 @@ type ring struct {
 }
 
 // NewRing returns the checker.
-func NewRing(s *Setup) *Ring { return &Ring{named: "ring", setup: s, gone: map[string]core.Time{}} }
+func NewRing(s *Setup) *Ring {
+	return &Ring{named: "ring", setup: s, gone: map[string]core.Time{}, taken: map[string]bool{}}
+}
 
 // See follows the INVITEs to agents until each is over.
 func (c *Ring) See(at core.Time, fact Fact) error {
@@ -36,6 +39,9 @@ func (c *Ring) See(at core.Time, fact Fact) error {
 			}
 		}
 	case Sent:
+		if r := f.Response; r != nil && r.Method == core.INVITE && r.Status/100 == 2 {
+			c.taken[r.CallID] = true
+		}
 		r := f.Request
 		if r == nil || f.Far.Agent == "" {
 			return nil
@@ -53,7 +59,8 @@ func (c *Ring) See(at core.Time, fact Fact) error {
 		switch {
 		case f.Response != nil && f.Response.Method == core.INVITE && f.Response.Status >= 200:
 			c.over(f.Response.CallID)
-		case f.Request != nil && f.Far.Agent == "" && (f.Request.Method == core.BYE || f.Request.Method == core.CANCEL):
+		case f.Request != nil && f.Far.Agent == "" &&
+			(f.Request.Method == core.BYE || f.Request.Method == core.CANCEL && !c.taken[f.Request.CallID]):
 			if _, known := c.gone[f.Request.From.URI.User]; !known {
 				c.gone[f.Request.From.URI.User] = at
 			}

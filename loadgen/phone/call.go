@@ -120,24 +120,13 @@ func (c *Call) dial(ctx context.Context, req *sip.Request) error {
 				return &Refused{Status: r.StatusCode, Reason: r.Reason}
 			}
 			c.Answered = time.Now()
-			go c.reack(tx)
+			// RFC 3261 s.13.2.2.4: an ACK for each repeated 2xx.
+			tx.OnRetransmission(func(again *sip.Response) {
+				if again.IsSuccess() {
+					c.ack(again.CSeq().SeqNo)
+				}
+			})
 			return c.established(r)
-		}
-	}
-}
-
-// reack repeats the ACK for each repeated 2xx (RFC 3261 s.13.2.2.4).
-func (c *Call) reack(tx sip.ClientTransaction) {
-	for {
-		select {
-		case r := <-tx.Responses():
-			if r.IsSuccess() {
-				c.ack(r.CSeq().SeqNo)
-			}
-		case <-tx.Done():
-			return
-		case <-c.done:
-			return
 		}
 	}
 }

@@ -78,7 +78,7 @@ func rank(key string) int {
 
 func (n *Node) take(now core.Time, e core.Entry, out []core.Effect) ([]core.Effect, error) {
 	if e.Key == tenantKey {
-		conf, err := decode[tenant.Tenant](e.Value)
+		conf, err := decodeOf(e.Value, func(t tenant.Tenant) bool { return t.ID == e.Tenant })
 		if err == nil {
 			n.addTenant(conf)
 		}
@@ -110,7 +110,7 @@ func (n *Node) take(now core.Time, e core.Entry, out []core.Effect) ([]core.Effe
 		}
 		return out, err
 	case "outbox":
-		cdr, err := decode[core.CDR](e.Value)
+		cdr, err := decodeOf(e.Value, func(c core.CDR) bool { return c.Tenant == e.Tenant && string(c.ID) == id })
 		if err == nil {
 			n.outbox[cdr.ID] = &parcel{cdr: &cdr}
 			out = append(out, core.Deliver{CDR: &cdr})
@@ -135,20 +135,20 @@ func (n *Node) take(now core.Time, e core.Entry, out []core.Effect) ([]core.Effe
 func (n *Node) takeConfig(t *tenancy, e core.Entry) error {
 	switch {
 	case strings.HasPrefix(e.Key, queuePrefix):
-		q, err := decode[tenant.Queue](e.Value)
+		q, err := decodeOf(e.Value, func(q tenant.Queue) bool { return queuePrefix+string(q.ID) == e.Key })
 		if err == nil {
 			n.addQueue(t, q)
 		}
 		return err
 	case strings.HasPrefix(e.Key, agentPrefix):
-		s, err := decode[storedAgent](e.Value)
+		s, err := decodeOf(e.Value, func(a storedAgent) bool { return agentPrefix+string(a.ID) == e.Key })
 		if err == nil {
 			s.Agent.Credentials = s.Credentials
 			n.addAgent(t, s.Agent)
 		}
 		return err
 	case strings.HasPrefix(e.Key, numberPrefix):
-		num, err := decode[tenant.Number](e.Value)
+		num, err := decodeOf(e.Value, func(n tenant.Number) bool { return numberPrefix+n.Number == e.Key })
 		if err == nil {
 			t.numbers[num.Number] = num
 		}
@@ -197,6 +197,15 @@ const (
 func decode[T any](b []byte) (T, error) {
 	var v T
 	err := json.Unmarshal(b, &v)
+	return v, err
+}
+
+// decodeOf decodes a record that says itself whose it is, which must be what its key says.
+func decodeOf[T any](b []byte, fits func(T) bool) (T, error) {
+	v, err := decode[T](b)
+	if err == nil && !fits(v) {
+		err = errOtherKey
+	}
 	return v, err
 }
 

@@ -112,6 +112,15 @@ func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 // and Start. Close the Embedded, not the client.
 func (e *Embedded) Client() *clientv3.Client { return e.client }
 
+// Writable returns nil when the disk has room for writes, else why there will be none: reads
+// are answered all the same.
+func (e *Embedded) Writable() error {
+	if e.line.scarce.Load() {
+		return fmt.Errorf("too little space on the disk of %s", e.cfg.Dir)
+	}
+	return nil
+}
+
 // Addr returns where the member listens, "" when it does not.
 func (e *Embedded) Addr() string {
 	e.mu.Lock()

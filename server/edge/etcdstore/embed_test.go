@@ -99,6 +99,9 @@ func TestDiskFillsUpAndIsFreed(t *testing.T) {
 	h.awaitFinal(t, 1, "stored")
 	fill(t, filepath.Join(dir, "ballast"), 1<<20)
 	until(t, "the alarm", func() bool { return e.line.scarce.Load() })
+	if err := e.Writable(); err == nil || !strings.Contains(err.Error(), "space") {
+		t.Errorf("writable: %v", err)
+	}
 	for i := range core.Token(100) {
 		s.Do(put(100+i, "demo", fmt.Sprint("k", i), strings.Repeat("x", 1000)))
 	}

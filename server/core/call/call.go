@@ -63,7 +63,6 @@ type Call struct {
 	AnsweredAt core.Time `json:"answered_at,omitzero"`
 	EndedAt    core.Time `json:"ended_at,omitzero"`
 	OverflowAt core.Time `json:"overflow_at,omitzero"`
-	BackAt     core.Time `json:"back_at,omitzero"` // Queued, but not at the desk until then
 
 	Caller leg.Leg   `json:"caller"`
 	Agent  *leg.Leg  `json:"agent,omitempty"`
@@ -110,6 +109,7 @@ type Env struct {
 	Agents []core.AgentID // whose record changed with this step
 	Tell   []core.Publish
 	CDR    *core.CDR // to be filed with this step's commit
+	NoPort bool      // an agent's leg found no media port
 }
 
 // New takes the INVITE of a caller for a number. The answer waits for a media port.
@@ -185,9 +185,6 @@ func (c *Call) Deadline() (core.Time, core.Reason) {
 	if c.Offer != nil && c.Offer.RingUntil < at {
 		at, why = c.Offer.RingUntil, "ring timeout"
 	}
-	if c.BackAt != 0 && c.BackAt < at && c.Phase == Queued {
-		at, why = c.BackAt, "a port for the agent's leg"
-	}
 	if c.OverflowAt != 0 && c.OverflowAt < at && c.waiting() {
 		at, why = c.OverflowAt, "overflow"
 	}
@@ -206,9 +203,6 @@ func (c *Call) Wake(env *Env) {
 	}
 	if c.Offer != nil && c.Offer.RingUntil <= env.Now {
 		c.ringTimeout(env)
-	}
-	if c.BackAt != 0 && c.BackAt <= env.Now && c.Phase == Queued {
-		c.requeue(env)
 	}
 	if c.OverflowAt != 0 && c.OverflowAt <= env.Now && c.waiting() {
 		c.overflow(env, core.MaxWait)

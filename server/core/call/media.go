@@ -2,7 +2,6 @@ package call
 
 import (
 	"slices"
-	"time"
 
 	"github.com/dialtone-cc/dialtone/server/core"
 	"github.com/dialtone-cc/dialtone/server/core/acd"
@@ -40,18 +39,14 @@ func (c *Call) MediaOpened(env *Env, ev core.MediaOpened) {
 	}
 }
 
-// A call that found no port for an agent's leg waits so long before it is offered again.
-const portPause = time.Second
-
 // MediaRefused says that the node has no port left. A caller's call ends; one that waits
-// for an agent's leg goes on waiting, for others will end.
+// for an agent's leg keeps its place and goes on waiting, for others will end.
 func (c *Call) MediaRefused(env *Env, ev core.MediaRefused) {
 	defer c.settle(env)
 	c.forget(ev.Leg)
 	if c.Offer != nil && c.Offer.Leg == ev.Leg {
 		c.withdraw(env, acd.Withdrawn, "no_media_port")
-		env.Desk.Leave(env.Now, c.ID)
-		c.BackAt = env.Now.Add(portPause)
+		env.NoPort = true
 		return
 	}
 	if c.Phase != Ending && c.Phase != Ended {

@@ -68,7 +68,6 @@ func (c *Call) enqueue(env *Env) {
 
 // requeue takes the place again that the call had.
 func (c *Call) requeue(env *Env) {
-	c.BackAt = 0
 	err := env.Desk.Requeue(env.Now, acd.Entry{ID: c.ID, Queue: c.Queue, Priority: c.Priority,
 		Skills: c.Skills, ArrivedAt: c.ArrivedAt, QueuedAt: c.QueuedAt})
 	if err != nil {
@@ -79,7 +78,7 @@ func (c *Call) requeue(env *Env) {
 // overflow follows the queue's rule: another queue, else an announcement and the end.
 func (c *Call) overflow(env *Env, why core.EndReason) {
 	q := c.queue(env)
-	c.OverflowAt, c.BackAt = 0, 0
+	c.OverflowAt = 0
 	env.Touched = true
 	if c.Phase == Offering {
 		c.withdraw(env, acd.Withdrawn, "withdrawn")

@@ -189,6 +189,7 @@ func (l *Leg) agreed() []sdp.Format {
 
 // exchanged takes a response to our re-INVITE.
 func (l *Leg) exchanged(env *Env, resp *core.Response, from core.Peer) Report {
+	l.keepalive.txn, l.keepalive.missed = "", 0 // whatever it says, the peer is there
 	if resp.Status < 200 {
 		return Nothing
 	}

@@ -33,10 +33,6 @@ func (l *Leg) probe(env *Env) Report {
 		*k = keepalive{}
 		return Nothing
 	}
-	if l.Exchange == Ours { // our re-INVITE asks the same, and its CSeq must not be overtaken
-		k.at = env.Now.Add(env.Policy.KeepaliveEvery)
-		return Nothing
-	}
 	if k.txn != "" {
 		k.missed++
 	}
@@ -45,6 +41,12 @@ func (l *Leg) probe(env *Env) Report {
 		return Silent
 	}
 	k.at = env.Now.Add(env.Policy.KeepaliveEvery)
+	if l.Exchange == Ours {
+		// Our re-INVITE asks the same, and its CSeq must not be overtaken. Its own patience
+		// (64*T1) would keep the call of a phone that is gone for longer than ours does.
+		k.txn = l.ExchangeTxn
+		return Nothing
+	}
 	k.txn = core.TxnID(env.Rand.Branch())
 	// Not worth a write: whoever takes the leg over jumps ahead in CSeq (Recover).
 	env.free(core.SendRequest{Txn: k.txn, To: l.Dialog.Target(), Request: l.Dialog.Request(core.OPTIONS)})

@@ -82,8 +82,7 @@ func (l *Leg) provisional(env *Env, resp *core.Response, from core.Peer) Report 
 		l.State = Proceeding
 	case Unwanted:
 		l.cancel(env)
-		return Nothing
-	case Proceeding:
+	case Proceeding, Cancelling:
 	default:
 		return Nothing
 	}
@@ -91,9 +90,13 @@ func (l *Leg) provisional(env *Env, resp *core.Response, from core.Peer) Report 
 		return Nothing
 	}
 	if l.Dialog.Remote.Tag() == "" && resp.To.Tag() != "" {
-		// The tag lets whoever takes over ask the phone whether it has answered.
+		// The tag lets whoever takes over leave the dialog, should the phone have answered
+		// and our ACK be all that it heard of us: also where it is being cancelled.
 		l.Dialog = l.Dialog.Established(resp, from)
 		env.Touched = true
+	}
+	if l.State == Cancelling {
+		return Nothing
 	}
 	return Rang
 }

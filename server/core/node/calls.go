@@ -3,6 +3,7 @@ package node
 import (
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/dialtone-cc/dialtone/server/core"
 	"github.com/dialtone-cc/dialtone/server/core/acd"
@@ -106,6 +107,10 @@ func (n *Node) carry(now core.Time, t *tenancy, c *call.Call, env *call.Env, key
 		}
 		return c
 	})
+	if env.NoPort {
+		t.portAt = now.Add(portPause)
+		n.timers.set(timer{kind: portTimer, tenant: t.conf.ID}, t.portAt)
+	}
 	if env.Touched {
 		l.Touch(now)
 		l.agents = append(l.agents, t.changed(env.Agents)...)
@@ -168,10 +173,16 @@ func (n *Node) expect(effects []core.Effect) {
 	}
 }
 
+// portPause is how long a tenant's desk gives out nothing after an agent's leg found no
+// port. The whole desk, not that call alone: if only the call stood back, another that
+// comes after it would get the port that is free next, and with it the agent.
+const portPause = time.Second
+
 // match lets the desk give out what it can. Each reservation is carried into its call,
 // which may give an agent back at once (no phone left), so it goes on until nothing moves.
 func (n *Node) match(now core.Time, t *tenancy, out []core.Effect) []core.Effect {
-	if t.matching { // a call that is given its reservation comes here again
+	// t.matching: a call that is given its reservation comes here again.
+	if t.matching || now < t.portAt {
 		return out
 	}
 	t.matching = true

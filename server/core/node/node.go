@@ -176,6 +176,10 @@ func (n *Node) due(now core.Time, out []core.Effect) []core.Effect {
 			out = n.parcelDue(now, core.InteractionID(t.id), out)
 		case drainTimer:
 			out = n.drainDue(now, out)
+		case portTimer:
+			if t, ok := n.tenants[t.tenant]; ok {
+				out = n.match(now, t, out)
+			}
 		}
 	}
 	return n.drained(out)

@@ -30,6 +30,7 @@ type tenancy struct {
 	tallies  map[core.QueueID]*tally
 	arrivals *limit.Table[core.TenantID]
 	matching bool
+	portAt   core.Time // the desk gives out nothing before: no media port was free
 }
 
 func newTenancy(conf tenant.Tenant) *tenancy {
@@ -263,6 +264,7 @@ func (n *Node) dropTenant(t *tenancy) {
 		n.timers.set(timer{bindingTimer, t.conf.ID, string(id)}, core.Never)
 	}
 	n.timers.set(timer{kind: deskTimer, tenant: t.conf.ID}, core.Never)
+	n.timers.set(timer{kind: portTimer, tenant: t.conf.ID}, core.Never)
 	delete(n.domains, t.conf.Domain)
 	for _, k := range t.conf.Keys {
 		delete(n.keys, k)

@@ -16,10 +16,11 @@ const (
 	bindingTimer             // a registration expires
 	parcelTimer              // a CDR is delivered again
 	drainTimer               // patience with live calls ends
+	portTimer                // agents' legs are tried again after a shortage of media ports
 )
 
 func (k kind) String() string {
-	return [...]string{"call", "line", "wrap-up", "registration", "delivery", "drain"}[k]
+	return [...]string{"call", "line", "wrap-up", "registration", "delivery", "drain", "media ports"}[k]
 }
 
 // timer names one timer; the same name set again moves it.

@@ -237,6 +237,14 @@ func (a *driver) hangUp() {
 	a.ask(asking{of: a.whose[i], do: command.HangUp{ID: a.live[i]}})
 }
 
+// follow asks for an interaction whose agent has just left it, now and a little later: at
+// every moment it is either with the node or in the history.
+func (a *driver) follow(of *company, id core.InteractionID) {
+	for _, most := range []time.Duration{0, 100 * time.Millisecond, time.Second} {
+		a.w.after(a.w.between(0, most), func() { a.ask(asking{of: of, do: command.GetInteraction{ID: id}}) })
+	}
+}
+
 // spares deletes and puts things that no call needs.
 func (a *driver) spares(c *company) {
 	switch a.w.rng.IntN(4) {

@@ -38,6 +38,9 @@ func answerTo(offered, want direction) direction {
 	return inactive
 }
 
+// opus is the payload type that these phones give to Opus.
+const opus = 107
+
 // rtpmap names the formats that phones know.
 func rtpmap(format int) string {
 	switch format {
@@ -49,6 +52,8 @@ func rtpmap(format int) string {
 		return "G722/8000"
 	case 101:
 		return "telephone-event/8000"
+	case opus:
+		return "opus/48000/2"
 	}
 	return "speex/16000"
 }

@@ -76,6 +76,10 @@ func (c *caller) call() {
 	case "weird-codec":
 		d.formats = []int{97}
 		r.Body = d.body()
+	case "opus-only":
+		p.formats = []int{opus}
+		d.formats = p.formats
+		r.Body = d.body()
 	case "bad-sdp":
 		r.Body = []byte("v=0\r\nthis is not SDP \x00\xff")
 	case "late-offer":
@@ -254,6 +258,10 @@ func (c *caller) over() {
 func (d *dialog) hold() {
 	w := d.p.w
 	if d.state != up || d.want != sendrecv {
+		return
+	}
+	if w.phase == "chaos" && w.rng.IntN(6) == 0 {
+		d.askOffer()
 		return
 	}
 	want := sendonly

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/dialtone-cc/dialtone/server/core"
+	"github.com/dialtone-cc/dialtone/server/core/acd"
 	"github.com/dialtone-cc/dialtone/server/core/tenant"
 )
 
@@ -31,6 +32,7 @@ type device struct {
 	due      int // number of the refresh that is planned; older ones are void
 	bound    bool
 	stranger bool
+	doubted  bool // did not answer an INVITE at all
 }
 
 // boot is a start with an empty memory.
@@ -95,6 +97,10 @@ func (d *device) send(expires int, authorization string, tries int) {
 		case res.Status/100 == 2:
 			d.bound = expires > 0
 			w.marks.hit("registered")
+			if d.doubted {
+				d.doubted = false
+				w.marks.hit("refresh of a phone that did not answer")
+			}
 			if expires > 0 {
 				d.plan(time.Duration(expires) * time.Second * time.Duration(5+w.rng.IntN(4)) / 10)
 			}
@@ -155,7 +161,7 @@ func (d *device) invited(txn core.TxnID, r *core.Request) {
 		}
 	}
 	call := p.newDialog(r.CallID, r.From.URI.User)
-	call.txn, call.invite, call.peerSeq = txn, r, r.CSeq
+	call.txn, call.invite, call.first, call.peerSeq = txn, r, r, r.CSeq
 	call.local = r.To.WithTag(call.tag)
 	call.remote = r.From
 	call.cseq = uint32(w.rng.IntN(1000))
@@ -175,7 +181,8 @@ func (d *device) invited(txn core.TxnID, r *core.Request) {
 		temper = "answers"
 	}
 	w.marks.hit("agent " + temper)
-	call.temper = temper
+	call.temper, call.about = temper, core.InteractionID(r.Get("X-Dialtone-Interaction"))
+	d.changesMind(call)
 	d.behave(call, txn, r)
 	w.after(100*time.Second, func() { // no phone rings for ever
 		if call.state == early && p.alive {
@@ -183,6 +190,26 @@ func (d *device) invited(txn core.TxnID, r *core.Request) {
 			p.answer(txn, r.Reply(480, call.tag))
 			call.end()
 		}
+	})
+}
+
+// changesMind: at times the person declares a pause, or leaves, while the phone rings.
+func (d *device) changesMind(call *dialog) {
+	w := d.p.w
+	if w.opt.API == 0 || w.phase != "chaos" || w.rng.IntN(12) != 0 {
+		return
+	}
+	status := acd.NotReady
+	if w.rng.IntN(2) == 0 {
+		status = acd.LoggedOut
+	}
+	w.after(w.between(0, 3*time.Second), func() {
+		if call.state != early || !d.p.alive {
+			return
+		}
+		w.marks.hit("status " + string(status) + " while the phone rings")
+		w.api.status(d.of, status)
+		w.after(w.between(2*time.Second, 8*time.Second), func() { w.api.status(d.of, acd.Ready) })
 	})
 }
 
@@ -214,6 +241,7 @@ func (d *device) behave(call *dialog, txn core.TxnID, r *core.Request) {
 		})
 	}
 	p.twice = call.temper == "repeats"
+	generation := w.srv.generation
 	switch call.temper {
 	case "auto-answers":
 		answer(0)
@@ -227,6 +255,8 @@ func (d *device) behave(call *dialog, txn core.TxnID, r *core.Request) {
 	case "never-answers", "races-cancel", "late-200":
 		ring()
 	case "silent":
+		d.doubted = true // the node hears nothing of this phone; its next REGISTER says that it is there
+		d.plan(w.between(6*time.Second, 30*time.Second))
 	case "vanishes-ringing":
 		ring()
 		w.after(w.between(200*time.Millisecond, 4*time.Second), func() {
@@ -241,6 +271,9 @@ func (d *device) behave(call *dialog, txn core.TxnID, r *core.Request) {
 			most = time.Second
 		}
 		answer(w.between(300*time.Millisecond, most))
+		if call.temper == "forks" {
+			w.after(w.between(most, 2*most), func() { call.fork(generation) })
+		}
 	}
 }
 

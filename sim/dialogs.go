@@ -25,7 +25,8 @@ type dialog struct {
 	state     dialogState
 	confirmed bool           // the ACK was seen or sent
 	txn       core.TxnID     // of the INVITE that began it
-	invite    *core.Request  // the same
+	first     *core.Request  // of an agent's phone: the same
+	invite    *core.Request  // the last one
 	ok        *core.Response // our 200, repeated until its ACK
 	okTxn     core.TxnID
 	okWait    time.Duration
@@ -45,6 +46,7 @@ type dialog struct {
 	overAt    core.Time
 	temper    string
 	told      check.Talking
+	about     core.InteractionID // an agent's phone is told which it is rung for
 }
 
 type dialogState uint8
@@ -309,6 +311,9 @@ func (d *dialog) end() {
 	}
 	if d.p.calls != nil {
 		d.p.calls.over()
+	}
+	if d.about != "" {
+		d.p.w.api.follow(d.p.company, d.about)
 	}
 }
 

@@ -54,6 +54,9 @@ func interesting() []string {
 		"crash with an INVITE on its way", "crash with a write that made it", "crash with a write that did not",
 		"store slow", "store outcome unknown", "store away", "fenced", "pause", "flood", "flood told 503", "TCP reset",
 		"message lost", "message duplicated", "delivery failed", "CDR delivered twice",
+		"re-INVITE without SDP", "re-INVITE without SDP accepted", "phone answers 488", "refresh of a phone that did not answer",
+		"status not_ready while the phone rings", "status logged_out while the phone rings",
+		"fork: a second phone answers", "second dialog of a fork is left", "fork: BYE of the second phone is told 481",
 		"API hang-up", "asked for a foreign id", "asked for a foreign call",
 		"ended: completed", "ended: abandoned", "ended: overflowed", "ended: rejected", "ended: failed",
 	}

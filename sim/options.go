@@ -164,10 +164,12 @@ func Draw(seed uint64) Options {
 var callerTempers = [...]string{
 	"patient", "impatient", "cancels", "cancels-late", "holds", "vanishes", "bye-and-gone", "weird-codec",
 	"no-ack", "repeats", "bad-sdp", "late-offer", "glares", "mute", "unknown-number", "deaf-to-keepalive",
+	"opus-only",
 }
 
 // tempers of agents, drawn for each ring; the first is the plain one.
 var agentTempers = [...]string{
 	"answers", "auto-answers", "busy", "rejects", "unavailable", "never-answers", "silent", "races-cancel",
 	"vanishes-ringing", "vanishes-talking", "late-200", "hangs-up", "holds", "ends-at-once", "repeats",
+	"forks",
 }

@@ -39,13 +39,15 @@ type phone struct {
 func newPhone(w *World, c *company, name string, addr netip.AddrPort, transport core.Transport) *phone {
 	p := &phone{w: w, company: c, far: check.Far{Phone: name, Tenant: c.id}, addr: addr, transport: transport,
 		alive: true, replies: map[core.TxnID]func(*core.Response){}, rtpPort: 20000, formats: []int{0, 8, 101}}
-	switch w.rng.IntN(4) {
+	switch w.rng.IntN(6) {
 	case 0:
 		p.formats = []int{8, 0, 101}
 	case 1:
 		p.formats = []int{9, 8, 0, 101}
 	case 2:
 		p.formats = []int{0}
+	case 3:
+		p.formats = []int{opus, 0, 8, 101}
 	}
 	p.layer = newLayer(w, addr, p)
 	p.layer.reopen = func(to netip.AddrPort) *conn {
@@ -162,6 +164,13 @@ func (p *phone) cancelled(txn, cancels core.TxnID, r *core.Request) {
 
 // inside takes a request of a dialog.
 func (p *phone) inside(txn core.TxnID, r *core.Request) {
+	if alien(r.To.Tag()) {
+		if r.Method == core.BYE {
+			p.w.marks.hit("second dialog of a fork is left")
+			p.answer(txn, r.Reply(200, ""))
+		}
+		return
+	}
 	d := p.find(func(d *dialog) bool { return d.callID == r.CallID && d.tag == r.To.Tag() })
 	if d == nil || d.state == over && r.Method != core.BYE {
 		if r.Method != core.ACK {

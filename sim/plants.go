@@ -22,6 +22,7 @@ func Plants() []Plant {
 		{"ignore-keepalive", "a phone that is gone is never noticed"},
 		{"wrapup-skipped", "an agent is rung in the wrap-up time"},
 		{"rona-stays-ready", "an agent who does not answer is rung again and again"},
+		{"ended-nowhere", "an interaction that has just ended is not found until its record is in the history"},
 		{"tenant-leak", "a call of another tenant can be looked at"},
 		{"hold-forward-audio", "the held party hears silence instead of music"},
 		{"late-200-ignored", "an answer that crosses the CANCEL is neither acknowledged nor ended"},

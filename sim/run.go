@@ -158,14 +158,7 @@ func execute(ctx context.Context, plan Plan, asJSON, marks bool, stdout, stderr 
 		}
 		return sum.exit()
 	}
-	for i, r := range sum.Failed {
-		if i == 3 {
-			fmt.Fprintf(stdout, "... and %d more failed worlds\n\n", len(sum.Failed)-i)
-			break
-		}
-		r.Failure.Write(stdout)
-		fmt.Fprintln(stdout)
-	}
+	sum.tell(stdout)
 	sum.write(stdout, plan.First == plan.Last, marks)
 	return sum.exit()
 }

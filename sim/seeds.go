@@ -106,7 +106,7 @@ func (p *Plan) Run(ctx context.Context) Summary {
 	defer stop()
 	seeds := make(chan uint64)
 	var mu sync.Mutex
-	sum := Summary{Marks: Marks{}}
+	sum := Summary{Failed: []Result{}, Marks: Marks{}}
 	began := time.Now()
 	var workers sync.WaitGroup
 	for range max(1, p.Workers) {

@@ -40,7 +40,9 @@ func (s *server) target(to core.Target) (parcel, bool) {
 
 func (s *server) send(e core.SendRequest) {
 	far := s.far(s.addrTo(e.To))
-	s.w.fact(check.Sent{Far: far, Txn: e.Txn, Request: e.Request, Covered: s.covered(far, e.Request, nil)})
+	if !alien(e.Request.To.Tag()) {
+		s.w.fact(check.Sent{Far: far, Txn: e.Txn, Request: e.Request, Covered: s.covered(far, e.Request, nil)})
+	}
 	where := func() (parcel, bool) { return s.target(e.To) }
 	transport := e.To.Transport
 	if c := s.conns[e.To.Flow]; c != nil {
@@ -55,7 +57,11 @@ func (s *server) send(e core.SendRequest) {
 
 func (s *server) respond(e core.Respond) {
 	far := s.far(e.To.Addr)
-	s.w.fact(check.Sent{Far: far, Txn: e.Txn, Response: e.Response, Covered: s.covered(far, nil, e.Response)})
+	// A binding lives and dies with its connection: a 200 that finds it closed promises nothing.
+	cut := e.To.Transport == core.TCP && s.conns[e.To.Flow] == nil && e.Response.Method == core.REGISTER
+	if !alien(e.Response.From.Tag()) {
+		s.w.fact(check.Sent{Far: far, Txn: e.Txn, Response: e.Response, Covered: cut || s.covered(far, nil, e.Response)})
+	}
 	if s.layer.respond(e.Txn, e.Response) {
 		return
 	}
@@ -131,8 +137,14 @@ func (s *server) outdated(far check.Far, r *core.Response) bool {
 func (s *server) note(ev core.Event) {
 	switch e := ev.(type) {
 	case core.RequestReceived:
+		if alien(e.Request.From.Tag()) {
+			return
+		}
 		s.w.fact(check.Received{Far: s.far(e.From.Addr), Txn: e.Txn, Request: e.Request})
 	case core.ResponseReceived:
+		if alien(e.Response.To.Tag()) {
+			return
+		}
 		far := s.far(e.From.Addr)
 		known := e.Response.Method != core.INVITE || e.Response.Status/100 != 2 || s.store.holds(far.Tenant, e.Response.CallID)
 		s.w.fact(check.Received{Far: far, Txn: e.Txn, Response: e.Response, Known: known})

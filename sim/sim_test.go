@@ -26,15 +26,10 @@ func TestSeeds(t *testing.T) {
 	}
 	plan := Plan{First: 1, Last: last, Workers: workers(), Recheck: 20}
 	sum := plan.Run(context.Background())
-	for i, r := range sum.Failed {
-		if i < 3 {
-			var b strings.Builder
-			r.Failure.Write(&b)
-			t.Error(b.String())
-		}
-	}
+	var b strings.Builder
+	sum.tell(&b)
 	if len(sum.Failed) > 0 {
-		t.Fatalf("%d of %d worlds failed", len(sum.Failed), sum.Seeds)
+		t.Fatalf("%d of %d worlds failed\n%s", len(sum.Failed), sum.Seeds, b.String())
 	}
 	t.Logf("%d worlds, %d calls (%d served), %.0f simulated seconds per second and core", sum.Seeds, sum.Calls, sum.Served, sum.Speed())
 	if sum.Rechecks == 0 {
@@ -255,6 +250,24 @@ func TestCommand(t *testing.T) {
 		}
 		if !strings.Contains(out.String()+errs.String(), c.says) {
 			t.Errorf("%v: does not say %q:\n%s%s", c.args, c.says, out.String(), errs.String())
+		}
+	}
+}
+
+// TestEveryFailureIsTold: of each failed world there is the command that makes it again.
+func TestEveryFailureIsTold(t *testing.T) {
+	var out strings.Builder
+	if code := Run(context.Background(), []string{"--seeds", "1..12", "--all", "--plant", "cdr-twice"}, &out, &out); code != exitFailed {
+		t.Fatalf("exit %d: %s", code, out.String())
+	}
+	plan := Plan{First: 1, Last: 12, Plant: "cdr-twice", Workers: 1}
+	sum := plan.Run(context.Background())
+	if len(sum.Failed) <= inFull {
+		t.Fatalf("only %d worlds failed: this shows nothing", len(sum.Failed))
+	}
+	for _, r := range sum.Failed {
+		if !strings.Contains(out.String(), "Reproduce with:\n  "+r.Failure.Command+"\n") {
+			t.Errorf("not told: %s", r.Failure.Command)
 		}
 	}
 }

@@ -23,6 +23,7 @@ type Media struct {
 	mu     sync.Mutex
 	remote netip.AddrPort
 	send   bool
+	closed bool
 	heard  Heard
 	last   map[uint64]uint64 // voice -> index last heard
 }
@@ -58,10 +59,10 @@ func (m *Media) Addr() netip.AddrPort { return m.conn.LocalAddr().(*net.UDPAddr)
 // speakTo begins to speak, or changes to whom.
 func (m *Media) speakTo(remote netip.AddrPort) {
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	first := !m.remote.IsValid()
 	m.remote = remote
-	m.mu.Unlock()
-	if first {
+	if first && !m.closed { // the call may have ended just now
 		m.done.Go(m.speak)
 	}
 }
@@ -175,10 +176,12 @@ func (m *Media) Forget() {
 }
 
 func (m *Media) close() {
-	select {
-	case <-m.stop:
+	m.mu.Lock()
+	before := m.closed
+	m.closed = true
+	m.mu.Unlock()
+	if before {
 		return
-	default:
 	}
 	close(m.stop)
 	_ = m.conn.Close()

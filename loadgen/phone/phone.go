@@ -33,6 +33,7 @@ type Config struct {
 type Phone struct {
 	cfg      Config
 	ua       *sipgo.UserAgent
+	conn     *net.UDPConn // the library does not close what it is given
 	client   *sipgo.Client
 	contact  netip.AddrPort
 	incoming chan *Call
@@ -68,7 +69,7 @@ func New(cfg Config) (*Phone, error) {
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	p := &Phone{cfg: cfg, ua: ua, contact: at, incoming: make(chan *Call, 64), calls: map[string]*Call{}, regID: token()}
+	p := &Phone{cfg: cfg, ua: ua, conn: conn, contact: at, incoming: make(chan *Call, 64), calls: map[string]*Call{}, regID: token()}
 	p.client, err = sipgo.NewClient(ua, sipgo.WithClientHostname(at.Addr().String()), sipgo.WithClientPort(int(at.Port())),
 		sipgo.WithClientConnectionAddr(at.String()), sipgo.WithClientLogger(cfg.Log))
 	if err != nil {
@@ -109,6 +110,7 @@ func (p *Phone) Close() {
 		c.finish("closed")
 	}
 	_ = p.ua.Close()
+	_ = p.conn.Close()
 }
 
 func (p *Phone) listen(srv *sipgo.Server) {
@@ -143,7 +145,12 @@ func (p *Phone) listen(srv *sipgo.Server) {
 		})
 	})
 	srv.OnOptions(func(r *sip.Request, tx sip.ServerTransaction) {
-		_ = tx.Respond(sip.NewResponseFromRequest(r, 200, "OK", nil))
+		answer := func(*Call) { _ = tx.Respond(sip.NewResponseFromRequest(r, 200, "OK", nil)) }
+		if _, ok := r.To().Params.Get("tag"); ok { // whether the call is still there (RFC 3261 s.12.2.2)
+			p.inCall(r, tx, answer)
+			return
+		}
+		answer(nil)
 	})
 	srv.OnCancel(func(r *sip.Request, tx sip.ServerTransaction) {
 		_ = tx.Respond(sip.NewResponseFromRequest(r, 481, "Call/Transaction Does Not Exist", nil))

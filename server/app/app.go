@@ -47,7 +47,7 @@ type Main struct {
 	out     *records.Writer
 	records records.Store
 	api     *httpapi.API
-	http    net.Listener
+	http    *bounded
 
 	asks    answers
 	glance  glance
@@ -242,14 +242,6 @@ func (m *Main) serveHTTP() {
 			_ = server.Close()
 		}
 	})
-}
-
-func listenHTTP(at netip.AddrPort) (net.Listener, error) {
-	listener, err := net.Listen("tcp", at.String())
-	if err != nil {
-		return nil, fmt.Errorf("HTTP: cannot listen on %s: %w; choose another port with --http", at, err)
-	}
-	return listener, nil
 }
 
 // Close ends what Start began, in the reverse order: the API first, then SIP and media, then

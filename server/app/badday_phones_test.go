@@ -109,6 +109,12 @@ func (p *pair) pickUp(t *testing.T, agents ...*phone.Phone) {
 	if err := p.in.Answer(ctx); err != nil {
 		t.Fatal(err)
 	}
+	defer func() {
+		if t.Failed() {
+			t.Logf("the caller of %s at %s: %d packets, voices %v; the agent at %s: %d packets, voices %v", p.caller, p.out.Media.Addr(), p.out.Media.Heard().Packets,
+				p.out.Media.Heard().Voices, p.in.Media.Addr(), p.in.Media.Heard().Packets, p.in.Media.Heard().Voices)
+		}
+	}()
 	await(t, "both hear each other: "+p.caller, p.hears)
 }
 

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -123,10 +122,7 @@ func TestBadDayDamagedRecords(t *testing.T) {
 	call := c.demo().talk(t, "kept", "127.0.0.1", c.demo().agent(t, "1001"))
 	call.hangUp(t)
 	c.oneCDR(t, "", "kept")
-	c.signal(t, syscall.SIGTERM)
-	if code := c.exit(t, 30*time.Second); code != 0 {
-		t.Fatalf("exit code %d", code)
-	}
+	c.end(t)
 	name := filepath.Join(dir, "records.db")
 	whole, err := os.ReadFile(name)
 	if err != nil {
@@ -149,8 +145,7 @@ func TestBadDayDamagedRecords(t *testing.T) {
 	c.start(t)
 	c.demo().talk(t, "later", "127.0.0.1", c.demo().agent(t, "1001")).hangUp(t)
 	c.oneCDR(t, "", "later")
-	c.signal(t, syscall.SIGTERM)
-	c.exit(t, 30*time.Second)
+	c.end(t)
 	if err := os.WriteFile(name, whole, 0o600); err != nil { // from a backup
 		t.Fatal(err)
 	}
@@ -165,11 +160,8 @@ func TestBadDayGarbageInTheStore(t *testing.T) {
 	at := freeAddress()
 	startEtcd(t, t.TempDir(), at)
 	c := startChild(t, t.TempDir(), "server", "--etcd-endpoints", at)
-	acme := c.acme(t)
-	c.signal(t, syscall.SIGTERM)
-	if code := c.exit(t, 30*time.Second); code != 0 {
-		t.Fatalf("exit code %d", code)
-	}
+	acme := c.furnish(t, "acme")
+	c.end(t)
 	garbage := map[string]string{
 		"t/acme/calls/no-json":                 "\x00\xff{",
 		"t/acme/calls/half":                    `{"id":"half","tenant":"acme","phase":"brid`,
@@ -187,6 +179,10 @@ func TestBadDayGarbageInTheStore(t *testing.T) {
 		"t/acme/bindings/1002":                 `{"not":"a list"}`,
 		"t/acme/agents/1003":                   "\x00",
 		"t/acme/outbox/no-json":                "garbage",
+		"t/acme/outbox/nothing":                `{}`,
+		"t/acme/outbox/foreign":                `{"id":"foreign","tenant":"other"}`,
+		"t/acme/config/queues/nothing":         `{}`,
+		"t/acme/config/agents/nothing":         `{}`,
 		"t/acme/of-a-later-version/x":          `{"new":true}`,
 		"t/ghost/calls/x":                      `{"id":"x"}`,
 		"t/ghost/config/tenant":                "garbage",
@@ -220,6 +216,14 @@ func TestBadDayGarbageInTheStore(t *testing.T) {
 	acme.talk(t, "after", "127.0.0.1", acme.agent(t, "1001")).hangUp(t)
 	c.oneCDR(t, "acme", "after")
 	acme.agent(t, "1002")
+	for what, query := range map[string]string{"queue": "/v1/queues?limit=100", "agent": "/v1/agents?limit=100"} {
+		if status, body, err := c.try("GET", query, "", "acme"); err != nil || status != 200 || strings.Contains(body, `"id":""`) {
+			t.Errorf("a %s without a name: %d %s %v", what, status, body, err)
+		}
+	}
+	if n := c.metrics(t)["dialtone_outbox_records"]; n != 0 {
+		t.Errorf("%v records wait for delivery", n)
+	}
 	for key, value := range garbage { // it may be of a later version: nothing of it is lost
 		reply, err := client.Get(ctx, key)
 		if err != nil || len(reply.Kvs) != 1 || string(reply.Kvs[0].Value) != value {
@@ -227,5 +231,8 @@ func TestBadDayGarbageInTheStore(t *testing.T) {
 				t.Errorf("%q is not as it was: %v %v", key, reply, err)
 			}
 		}
+	}
+	if c.end(t); !strings.Contains(c.said(), `"msg":"drained"`) {
+		t.Errorf("the drain did not end by itself: %s", c.tail())
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -37,10 +38,11 @@ import (
 
 // Variables that make a process of the test binary.
 const (
-	roleVariable = "BADDAY_ROLE"    // node or etcd; else the tests run
-	t1Variable   = "BADDAY_T1"      // RFC 3261 T1 of a node, for transactions that end within seconds
-	longVariable = "DIALTONE_LONG"  // "1": outages last a minute
-	etcdVariable = "BADDAY_ETCD_AT" // where an etcd listens
+	roleVariable  = "BADDAY_ROLE"    // node or etcd; else the tests run
+	t1Variable    = "BADDAY_T1"      // RFC 3261 T1 of a node, for transactions that end within seconds
+	filesVariable = "BADDAY_FILES"   // how many files a node may have open
+	longVariable  = "DIALTONE_LONG"  // "1": outages last a minute
+	etcdVariable  = "BADDAY_ETCD_AT" // where an etcd listens
 )
 
 func TestMain(m *testing.M) {
@@ -68,6 +70,12 @@ func orphan() {
 func beNode() int {
 	if t1, err := time.ParseDuration(os.Getenv(t1Variable)); err == nil {
 		sip.SetTimers(t1, 8*t1, 10*t1)
+	}
+	if files, err := strconv.ParseUint(os.Getenv(filesVariable), 10, 64); err == nil {
+		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: files, Max: files}); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 2
+		}
 	}
 	collect := make(chan os.Signal, 1)
 	signal.Notify(collect, syscall.SIGUSR2)
@@ -193,11 +201,11 @@ func (p *process) said() string {
 	return string(content)
 }
 
-// tail is the end of the log, without the requests of this test.
+// tail is the end of the log, as it is without --log-level debug.
 func (p *process) tail() string {
 	var lines []string
 	for line := range strings.Lines(p.said()) {
-		if !strings.Contains(line, `"msg":"http"`) {
+		if !strings.Contains(line, `"level":"DEBUG"`) {
 			lines = append(lines, line)
 		}
 	}
@@ -293,6 +301,16 @@ func (c *child) close(t *testing.T) {
 	c.judge(t)
 	if t.Failed() {
 		t.Logf("the end of the node's log:\n%s", c.tail())
+	}
+}
+
+// end drains a node that has nothing left to do.
+func (c *child) end(t *testing.T) {
+	t.Helper()
+	c.dump(t)
+	c.signal(t, syscall.SIGTERM)
+	if code := c.exit(t, 15*time.Second); code != 0 {
+		t.Errorf("exit code %d: %s", code, c.tail())
 	}
 }
 

@@ -41,6 +41,7 @@ func (m *Main) openEtcd(ctx context.Context) (*clientv3.Client, error) {
 		return nil, err
 	}
 	m.undo = append(m.undo, embedded.Close)
+	m.health.writable = embedded.Writable
 	return embedded.Client(), nil
 }
 
@@ -76,7 +77,7 @@ func (m *Main) openCalls() (err error) {
 			{Transport: core.UDP, Addr: m.cfg.SIP, Contact: m.cfg.Contact[core.UDP]},
 			{Transport: core.TCP, Addr: m.cfg.SIP, Contact: m.cfg.Contact[core.TCP]},
 		},
-		Emit: m.emit, Log: m.log,
+		Emit: m.emit, Log: m.log, MaxFlows: shareOf(2, maxFlows),
 	}); err != nil {
 		return err
 	}

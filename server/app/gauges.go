@@ -19,6 +19,8 @@ func (m *Main) observeLoop() {
 	m.metrics.Gauge("loop_urgent_events", "Events that wait to end or answer something.", func() float64 { n, _ := l.Waiting(); return float64(n) })
 	m.metrics.Gauge("loop_fresh_events", "Events that wait to begin something.", func() float64 { _, n := l.Waiting(); return float64(n) })
 	m.metrics.Counter("loop_shed_events_total", "Events that found the loop's inbox full.", func() float64 { return float64(l.Shed()) })
+	m.metrics.Gauge("http_connections", "Open connections of the API.", func() float64 { n, _ := m.http.figures(); return float64(n) })
+	m.metrics.Counter("http_connections_shed_total", "Connections that were closed at a bound.", func() float64 { _, n := m.http.figures(); return float64(n) })
 	m.metrics.Counter("log_lines_dropped_total", "Log lines that nothing took in time.", func() float64 { return float64(m.lines.Dropped()) })
 }
 

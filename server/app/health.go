@@ -14,6 +14,7 @@ import (
 type health struct {
 	up, draining atomic.Bool
 	answered     atomic.Int64 // when the store last answered, Unix nanoseconds
+	writable     func() error // nil: nothing is known beside the answers
 	end          context.CancelFunc
 	wait         sync.WaitGroup
 }
@@ -66,6 +67,13 @@ func (m *Main) Ready() error {
 		return errors.New("the node is starting")
 	case !m.health.storeAnswers():
 		return errors.New("the store does not answer")
+	case m.store != nil && m.store.Gauges().InFlight > storeSilent: // it may answer reads
+		return errors.New("the store does not take writes")
+	}
+	if m.health.writable != nil {
+		if err := m.health.writable(); err != nil {
+			return err
+		}
 	}
 	if _, ok := m.gauges(); !ok {
 		return errors.New("the core does not answer")

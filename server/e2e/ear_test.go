@@ -30,7 +30,7 @@ func g722() format { return format{9, "G722/8000", 160, nil} } // 16 kHz on a cl
 func opus() format { return format{96, "opus/48000/2", 960, nil} }
 
 // mouth is the RTP end of a phone whose signalling is sipp's, which has no ears: it speaks
-// to whoever speaks to it, and keeps all that it hears.
+// to where sipp was told to, or to whoever speaks to it, and keeps all that it hears.
 type mouth struct {
 	conn   *net.UDPConn
 	format format
@@ -240,14 +240,21 @@ func (m *mouth) digits() (digits string, ends int) {
 	return digits, ends
 }
 
-// follow speaks to where the last description that its sipp got says. Who hears nothing needs
-// it: a codec that the server can't make, or an address that has changed.
+// follow speaks to where the last description that its sipp got says, as phones do.
 func (m *mouth) follow(p *sipp) {
-	for _, found := range regexp.MustCompile(`m=audio (\d+) `).FindAllStringSubmatch(p.read("messages"), -1) {
-		if port, err := strconv.Atoi(found[1]); err == nil && port != m.port() {
-			m.mu.Lock()
-			m.remote = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(port))
-			m.mu.Unlock()
+	audio, ended := regexp.MustCompile(`m=audio (\d+) `), false
+	for !ended {
+		select {
+		case <-p.ended:
+			ended = true
+		case <-time.After(50 * time.Millisecond):
+		}
+		for _, found := range audio.FindAllStringSubmatch(p.read("messages"), -1) {
+			if port, err := strconv.Atoi(found[1]); err == nil && port != m.port() {
+				m.mu.Lock()
+				m.remote = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(port))
+				m.mu.Unlock()
+			}
 		}
 	}
 }

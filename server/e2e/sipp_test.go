@@ -92,6 +92,9 @@ func startSipp(t testing.TB, c scenario) *sipp {
 			t.Logf("sipp %s: %s\n%s", p.name, tail(filepath.Join(p.dir, "screen"), 12), p.read("errors"))
 		}
 	})
+	if c.mouth != nil {
+		go c.mouth.follow(p)
+	}
 	if c.to == "" {
 		eventually(t, "sipp listens", func() bool { return !allFree(p.port, 2) })
 	}

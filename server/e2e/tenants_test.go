@@ -16,7 +16,8 @@ func TestTwoTenantsKnowNothingOfEachOther(t *testing.T) {
 	t.Parallel()
 	s := commonServer(t)
 	d := newDesk(t, s, 1, "")
-	status, body := s.ask("POST", "/v1/tenants", `{"id":"acme","domain":"acme.example","name":"Acme","sources":["127.0.0.0/8"]}`, operatorKey, "")
+	id, domain := "acme-"+d.queue, d.queue+".acme.example"
+	status, body := s.ask("POST", "/v1/tenants", fmt.Sprintf(`{"id":%q,"domain":%q,"name":"Acme","sources":["127.0.0.0/8"]}`, id, domain), operatorKey, "")
 	var acme struct {
 		Key string `json:"api_key"`
 	}
@@ -33,12 +34,12 @@ func TestTwoTenantsKnowNothingOfEachOther(t *testing.T) {
 	put("/v1/numbers/"+d.number, `{"queue":"help"}`) // the number that the other tenant has
 	put("/v1/agents/"+d.agents[0], fmt.Sprintf(`{"password":%q,"queues":["help"],"ready_on_register":true}`, password))
 
-	theirs := newPhone(t, s, d.agents[0], "acme.example", agentTone) // the name that the other's agent has
+	theirs := newPhone(t, s, d.agents[0], domain, agentTone) // the name that the other's agent has
 	if err := theirs.Register(soonish(t), 5*time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	ours := phoneAgent(t, d, 0, agentTone)
-	c, err := newPhone(t, s, "caller", "acme.example", callerTone).Call(soonish(t), "sip:"+d.number+"@acme.example")
+	c, err := newPhone(t, s, "caller", domain, callerTone).Call(soonish(t), "sip:"+d.number+"@"+domain)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,11 +91,11 @@ func TestTwoTenantsKnowNothingOfEachOther(t *testing.T) {
 	})
 
 	// Who is not on the tenant's list is told what anybody would be told.
-	if status, body := s.ask("PATCH", "/v1/tenants/acme", `{"sources":["192.0.2.0/24"]}`, operatorKey, ""); status != 200 {
+	if status, body := s.ask("PATCH", "/v1/tenants/"+id, `{"sources":["192.0.2.0/24"]}`, operatorKey, ""); status != 200 {
 		t.Fatalf("PATCH tenant: %d %s", status, body)
 	}
 	var refused *phone.Refused
-	if _, err := newPhone(t, s, "stranger", "acme.example", callerTone).Call(soonish(t), "sip:"+d.number+"@acme.example"); !asRefused(err, &refused) || refused.Status != 404 {
+	if _, err := newPhone(t, s, "stranger", domain, callerTone).Call(soonish(t), "sip:"+d.number+"@"+domain); !asRefused(err, &refused) || refused.Status != 404 {
 		t.Errorf("a stranger's call: %v", err)
 	}
 }

@@ -18,6 +18,7 @@ type Audio struct {
 	pairs    map[string]*pair // by the caller's name
 	heard    map[string]Hears // by Call-ID: audio may come before the ACK
 	ended    map[string]bool  // by Call-ID: a BYE left, and may be lost a few times
+	owed     map[string]bool  // by Call-ID: the phone left the offer to the node, and its answer, in the ACK, has not come
 	order    []*pair
 }
 
@@ -35,7 +36,7 @@ type end struct {
 
 // NewAudio returns the checker.
 func NewAudio(s *Setup) *Audio {
-	return &Audio{named: "audio", lossless: s.Lossless, slack: 2000 + s.Slack, pairs: map[string]*pair{}, heard: map[string]Hears{}, ended: map[string]bool{}}
+	return &Audio{named: "audio", lossless: s.Lossless, slack: 2000 + s.Slack, pairs: map[string]*pair{}, heard: map[string]Hears{}, ended: map[string]bool{}, owed: map[string]bool{}}
 }
 
 // See follows both ends of each call.
@@ -68,6 +69,7 @@ func (c *Audio) See(at core.Time, fact Fact) error {
 		}
 	case Received:
 		c.touched(at, f.Request, f.Response)
+		c.answerDue(f.Request)
 	}
 	for _, p := range c.order {
 		if err := c.judge(at, p); err != nil {
@@ -75,6 +77,17 @@ func (c *Audio) See(at core.Time, fact Fact) error {
 		}
 	}
 	return nil
+}
+
+// answerDue notes who owes an answer: until it comes the node can't know where to send.
+func (c *Audio) answerDue(q *core.Request) {
+	switch {
+	case q == nil:
+	case q.Method == core.INVITE:
+		c.owed[q.CallID] = len(q.Body) == 0
+	case q.Method == core.ACK:
+		delete(c.owed, q.CallID)
+	}
 }
 
 func (c *Audio) touched(at core.Time, q *core.Request, r *core.Response) {
@@ -151,6 +164,9 @@ func (c *Audio) judge(at core.Time, p *pair) error {
 	}
 	if c.ended[a.CallID] || c.ended[b.CallID] {
 		return nil
+	}
+	if !c.lossless && (c.owed[a.CallID] || c.owed[b.CallID]) {
+		return nil // the ACK was lost, and is sent again only when the 200 is
 	}
 	if heard := c.heard[a.CallID]; a.Up && !b.Up && !p.spoke && !a.Hold && !a.Busy && c.late(at, p.since, bound+2000) &&
 		heard.File == "" && !heard.Joined {

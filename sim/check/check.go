@@ -32,7 +32,7 @@ func All(s *Setup) []Checker {
 		NewOneOffer(s), NewOneBridge(s), NewConservation(s), NewPlace(s), NewIsolation(s),
 		NewCommit(s), NewOutcome(s), NewSequence(s), NewTags(s), NewAck(s), NewAfterBye(s),
 		NewOneFinal(s), NewAnswers(s), NewAudio(s), NewRing(s), NewRONA(s), NewWrapUp(s),
-		NewSilence(s), NewLeftBehind(s), NewBounded(s), NewConsistency(s), NewAccess(s),
+		NewSilence(s), NewLeftBehind(s), NewBounded(s), NewConsistency(s), NewAccess(s), NewFindable(s),
 	}
 }
 

@@ -308,10 +308,14 @@ func TestAnswers(t *testing.T) {
 func TestAudio(t *testing.T) {
 	talk := []Seen{see(0, annUp), see(1, agentUp), see(2, annHears), see(3, agentHears)}
 	with := func(more ...Seen) []Seen { return append(append([]Seen(nil), talk...), more...) }
-	run(t, func(s *Setup) Checker { return NewAudio(s) },
+	lateOffer := Received{Far: ann, Request: ask(core.INVITE, "c1", 1, "f", "")}
+	lateAnswer := Received{Far: ann, Request: ask(core.ACK, "c1", 1, "f", "n")}
+	run(t, func(s *Setup) Checker { s.Lossless = false; return NewAudio(s) },
 		history{"a conversation", with(see(9000, tick)), ""},
 		history{"a hold with music", with(see(1000, hold(annUp)), see(1001, file(agentHears, "music")), see(9000, tick)), ""},
 		history{"trouble excuses", []Seen{see(0, Disturbed{What: "pause", On: true}), see(1, annUp), see(2, agentUp), see(9000, tick)}, ""},
+		history{"the ACK with the answer is lost", []Seen{see(0, lateOffer), see(0, annUp), see(1, agentUp), see(2, annHears), see(9000, tick)}, ""},
+		history{"the answer came, and still nothing", []Seen{see(0, lateOffer), see(0, annUp), see(1, agentUp), see(2, annHears), see(3, lateAnswer), see(9000, tick)}, "does not hear"},
 		history{"one way", []Seen{see(0, annUp), see(1, agentUp), see(2, annHears), see(9000, tick)}, "does not hear"},
 		history{"a hold in silence", with(see(1000, hold(annUp)), see(1001, file(agentHears, "")), see(9000, tick)), "hears no music"},
 		history{"after a hold", with(see(1000, hold(annUp)), see(1001, file(agentHears, "music")), see(3000, annUp), see(9000, tick)), "does not hear"},
@@ -338,10 +342,11 @@ func TestRONA(t *testing.T) {
 	}
 	end := see(30_000, Recorded{CDR: cdr("i1", "c1", missed)})
 	run(t, func(s *Setup) Checker { return NewRONA(s) },
-		history{"made ready", []Seen{see(0, ringAnn), see(5001, cancel), see(6000, Asked{Tenant: "t", Do: command.SetStatus{Agent: "1001", Status: acd.Ready}}), see(7000, ringBob), end}, ""},
-		history{"the caller left", []Seen{see(0, ringAnn), see(5000, byeAnn), see(5001, cancel), see(7000, ringBob), end}, ""},
-		history{"rung again", []Seen{see(0, ringAnn), see(5001, cancel), see(7000, ringBob), end}, "was rung again"},
-		history{"rung after a restart", []Seen{see(0, ringAnn), see(5001, cancel), see(6000, Crashed{}), see(7000, ringBob), end}, "was rung again"},
+		history{"made ready", []Seen{see(0, ringAnn), see(100, rings), see(5001, cancel), see(6000, Asked{Tenant: "t", Do: command.SetStatus{Agent: "1001", Status: acd.Ready}}), see(7000, ringBob), end}, ""},
+		history{"the caller left", []Seen{see(0, ringAnn), see(100, rings), see(5000, byeAnn), see(5001, cancel), see(7000, ringBob), end}, ""},
+		history{"the CANCEL of a phone that seemed gone", []Seen{see(0, ringAnn), see(5001, Asked{Tenant: "t", Do: command.SetStatus{Agent: "1001", Status: acd.Ready}}), see(5500, rings), see(5500, cancel), see(7000, ringBob), end}, ""},
+		history{"rung again", []Seen{see(0, ringAnn), see(100, rings), see(5001, cancel), see(7000, ringBob), end}, "was rung again"},
+		history{"rung after a restart", []Seen{see(0, ringAnn), see(100, rings), see(5001, cancel), see(6000, Crashed{}), see(7000, ringBob), end}, "was rung again"},
 	)
 }
 

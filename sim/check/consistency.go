@@ -19,13 +19,14 @@ type Consistency struct {
 	status   map[string]int       // Call-ID of the caller -> final status that was sent
 	byes     map[string]string    // Call-ID -> who sent the first BYE, "phone" or "node"
 	spoke    map[string]core.Time // Call-ID -> when a voice was first heard in it, if the node must know
-	gone     map[string]bool      // Call-ID -> its phone was switched off
+	callers  map[string]Far       // Call-ID -> who called
+	off      map[Far]bool         // phones that were switched off; a caller's stays so
 }
 
 // NewConsistency returns the checker.
 func NewConsistency(s *Setup) *Consistency {
 	return &Consistency{named: "cdr", slack: 2000 + s.Slack, lossless: s.Lossless, arrived: map[string]core.Time{}, status: map[string]int{},
-		byes: map[string]string{}, spoke: map[string]core.Time{}, gone: map[string]bool{}}
+		byes: map[string]string{}, spoke: map[string]core.Time{}, callers: map[string]Far{}, off: map[Far]bool{}}
 }
 
 // See remembers what was seen outside and judges each CDR.
@@ -54,9 +55,8 @@ func (c *Consistency) See(at core.Time, fact Fact) error {
 			c.spoke[f.CallID] = at
 		}
 	case Vanished:
-		for _, id := range f.CallIDs {
-			c.gone[id] = true
-		}
+		// Also one that had hung up before: a process that died may not have heard of it.
+		c.off[f.Far] = true
 	case Recorded:
 		if !f.Again {
 			return c.judge(at, f.CDR)
@@ -68,7 +68,7 @@ func (c *Consistency) See(at core.Time, fact Fact) error {
 func (c *Consistency) received(at core.Time, f Received) {
 	if r := f.Request; r != nil {
 		if _, known := c.arrived[r.CallID]; fresh(r) && !known {
-			c.arrived[r.CallID] = at
+			c.arrived[r.CallID], c.callers[r.CallID] = at, f.Far
 		}
 		// After a crash the node may have forgotten a BYE of its own.
 		if r.Method == core.BYE && (c.byes[r.CallID] == "" || c.crashes > 0) {
@@ -119,7 +119,7 @@ func (c *Consistency) outside(d *core.CDR, callID string) error {
 	if reason == core.CallerCancel && c.status[callID]/100 == 2 {
 		return broken("CDR %s: the caller is said to have cancelled, but was told 200", d.ID)
 	}
-	if reason == core.CallerSilent && c.lossless && !c.gone[callID] {
+	if reason == core.CallerSilent && c.lossless && !c.off[c.callers[callID]] {
 		return broken("CDR %s: ended as silent, but the caller's phone was on (livekit/sip#812)", d.ID)
 	}
 	return nil

@@ -18,6 +18,7 @@ type Place struct {
 	setup   *Setup
 	trouble core.Time            // when the trouble that lasts began
 	arrived map[string]core.Time // Call-ID -> INVITE at the node
+	taken   map[string]core.Time // Call-ID -> 200 to it
 	done    []entry
 	crashes []crash
 }
@@ -51,7 +52,7 @@ const blur = core.Time(50 * time.Millisecond)
 
 // NewPlace returns the checker.
 func NewPlace(s *Setup) *Place {
-	return &Place{named: "place", setup: s, arrived: map[string]core.Time{}}
+	return &Place{named: "place", setup: s, arrived: map[string]core.Time{}, taken: map[string]core.Time{}}
 }
 
 // See collects entries.
@@ -72,6 +73,12 @@ func (c *Place) See(at core.Time, fact Fact) error {
 				c.arrived[r.CallID] = at
 			}
 		}
+	case Sent:
+		if r := f.Response; r != nil && r.Method == core.INVITE && r.Status/100 == 2 && f.Far.Agent == "" {
+			if _, known := c.taken[r.CallID]; !known {
+				c.taken[r.CallID] = at
+			}
+		}
 	case Recorded:
 		if !f.Again {
 			c.done = append(c.done, c.entry(f.CDR))
@@ -84,7 +91,7 @@ func (c *Place) See(at core.Time, fact Fact) error {
 func (c *Place) entry(d *core.CDR) entry {
 	e := entry{id: d.ID, tenant: d.Tenant, arrived: d.ArrivedAt, number: c.setup.number(d.Tenant, d.Called)}
 	for _, leg := range d.Legs {
-		if at, known := c.arrived[leg.SIPCallID]; known && leg.Party == core.Caller {
+		if at, known := c.arrived[leg.SIPCallID]; known && leg.Party == core.Caller && !c.forgotten(leg.SIPCallID, at, d.ArrivedAt) {
 			e.arrived = at
 		}
 	}
@@ -123,6 +130,18 @@ func (c *Place) entry(d *core.CDR) entry {
 		}
 	}
 	return e
+}
+
+// forgotten reports whether the process that got the INVITE first died before it said 200:
+// nothing was promised, and a repetition of the INVITE is a new call to the next process.
+func (c *Place) forgotten(callID string, first, arrived core.Time) bool {
+	taken, ok := c.taken[callID]
+	for _, crash := range c.crashes {
+		if first <= crash.at && crash.at <= arrived && (!ok || taken > crash.at) {
+			return true
+		}
+	}
+	return false
 }
 
 // End compares all pairs.

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/dialtone-cc/dialtone/server/core"
+	"github.com/dialtone-cc/dialtone/server/core/command"
 )
 
 func TestConsistency(t *testing.T) {
@@ -29,6 +30,7 @@ func TestConsistency(t *testing.T) {
 		history{"hung up by nobody", []Seen{see(0, inviteAnn), but(func(*core.CDR) {})}, "sent no BYE first"},
 		history{"cancelled after 200", before(see(1, okAnn), but(func(c *core.CDR) { c.Termination.Reason = core.CallerCancel })), "was told 200"},
 		history{"they talked", before(see(3000, annHears), see(9500, Recorded{CDR: cdr("i", "c1", nil)})), "heard each other"},
+		history{"off, after a BYE that nobody heard", []Seen{see(0, inviteAnn), see(5000, Crashed{}), see(5400, Vanished{Far: ann}), see(5500, Restarted{}), but(func(c *core.CDR) { c.Termination.Reason = core.CallerSilent })}, ""},
 		history{"muted, not gone (livekit/sip#812)", before(but(func(c *core.CDR) { c.Termination.Reason = core.CallerSilent })), "was on"},
 	)
 }
@@ -50,7 +52,28 @@ func TestPlace(t *testing.T) {
 		history{"in turn", []Seen{arrive(0, "c1"), arrive(1000, "c2"), waited("c1", "5000", 0, 5000), waited("c2", "5000", 1000, 9000)}, ""},
 		history{"priority first", []Seen{arrive(0, "c1"), arrive(1000, "c2"), waited("c1", "5000", 0, 9000), waited("c2", "6000", 1000, 5000)}, ""},
 		history{"not there yet", []Seen{arrive(0, "c1"), arrive(6000, "c2"), waited("c1", "5000", 0, 5000), waited("c2", "6000", 6000, 9000)}, ""},
+		history{"its first INVITE died with the process", []Seen{arrive(0, "c1"), see(500, Crashed{}), see(600, Restarted{}), arrive(900, "c2"), waited("c1", "5000", 1000, 9000), waited("c2", "5000", 900, 5000)}, ""},
+		history{"a crash is no excuse for one that was told 200", []Seen{arrive(0, "c1"), see(100, okAnn), see(500, Crashed{}), see(600, Restarted{}), arrive(900, "c2"), waited("c1", "5000", 1000, 9000), waited("c2", "5000", 900, 5000)}, "waited before it"},
 		history{"out of turn", []Seen{arrive(0, "c1"), arrive(1000, "c2"), waited("c1", "5000", 0, 9000), waited("c2", "5000", 1000, 5000)}, "waited before it"},
 		history{"priority forgotten", []Seen{arrive(0, "c1"), arrive(1000, "c2"), waited("c1", "5000", 0, 5000), waited("c2", "6000", 1000, 9000)}, "waited before it"},
+	)
+}
+
+func TestFindable(t *testing.T) {
+	rings := ask(core.INVITE, "c9", 1, "f", "")
+	rings.Header = []core.Field{{Name: "X-Dialtone-Interaction", Value: "i"}}
+	rung := see(0, Sent{Far: agent1, Request: rings})
+	kept := see(5000, Recorded{CDR: cdr("i", "c1", nil)})
+	asked := func(ms int, tenant core.TenantID, problem *core.Problem) Seen {
+		return see(ms, Answered{Tenant: tenant, Do: command.GetInteraction{ID: "i"}, Problem: problem})
+	}
+	none := &core.Problem{Kind: core.NotFound}
+	run(t, func(s *Setup) Checker { return NewFindable(s) },
+		history{"with the node, then in the history", []Seen{rung, asked(1000, "t", nil), kept, asked(5001, "t", none)}, ""},
+		history{"of another tenant", []Seen{rung, asked(1000, "u", none)}, ""},
+		history{"the node restarts", []Seen{rung, asked(1000, "t", &core.Problem{Kind: core.Unavailable})}, ""},
+		history{"nobody knew of it", []Seen{asked(1000, "t", none), rung}, ""},
+		history{"lost while it lives", []Seen{rung, asked(1000, "t", none)}, "neither with the node"},
+		history{"nowhere between its end and the history", []Seen{rung, asked(4000, "t", nil), asked(4999, "t", none), kept}, "neither with the node"},
 	)
 }

@@ -34,6 +34,7 @@ type miss struct {
 
 type rung struct {
 	since core.Time
+	heard core.Time // first provisional response
 	who   party
 	user  string
 	txn   core.TxnID
@@ -50,7 +51,7 @@ func (c *RONA) See(at core.Time, fact Fact) error {
 	case Sent:
 		return c.sent(at, f)
 	case Received:
-		c.received(f)
+		c.received(at, f)
 	case Crashed:
 		clear(c.rings)
 	case Asked:
@@ -84,13 +85,16 @@ func (c *RONA) sent(at core.Time, f Sent) error {
 			c.doubts = append(c.doubts, m)
 			delete(c.missed, who)
 		}
-		c.rings[r.CallID] = rung{at, who, r.From.URI.User, f.Txn}
+		c.rings[r.CallID] = rung{since: at, who: who, user: r.From.URI.User, txn: f.Txn}
 		return nil
 	}
 	if was, ringing := c.rings[r.CallID]; ringing && r.Method == core.CANCEL {
 		delete(c.rings, r.CallID)
 		least := c.setup.shortest(f.Far.Tenant, f.Far.Agent, ringTimeout)
-		if at.Sub(was.since) >= least && !c.gone[was.user] && !c.otherAnswered(was) {
+		// A CANCEL that meets the first provisional response was decided on long before: such a
+		// phone counted as unreachable, and may have been made ready meanwhile.
+		rings := was.heard != 0 && was.heard < at
+		if rings && at.Sub(was.since) >= least && !c.gone[was.user] && !c.otherAnswered(was) {
 			c.missed[who] = miss{at: at, callID: r.CallID, far: f.Far}
 		}
 	}
@@ -122,13 +126,18 @@ func (c *RONA) otherAnswered(was rung) bool {
 	return c.gone[was.user+"/answered"]
 }
 
-func (c *RONA) received(f Received) {
+func (c *RONA) received(at core.Time, f Received) {
 	switch {
 	case f.Request != nil && f.Far.Agent == "" && (f.Request.Method == core.BYE || f.Request.Method == core.CANCEL):
 		c.gone[f.Request.From.URI.User] = true
 	case f.Request != nil && f.Request.Method == core.REGISTER:
 		// Only a binding that is made anew may make ready, and this checker can't tell.
 		delete(c.missed, f.Far.party())
+	case f.Response != nil && f.Response.Method == core.INVITE && f.Response.Status < 200:
+		if was, ok := c.rings[f.Response.CallID]; ok && was.heard == 0 {
+			was.heard = at
+			c.rings[f.Response.CallID] = was
+		}
 	case f.Response != nil && f.Response.Method == core.INVITE && f.Response.Status >= 200:
 		if was, ok := c.rings[f.Response.CallID]; ok {
 			delete(c.rings, f.Response.CallID)

@@ -394,3 +394,50 @@ func TestScreen(t *testing.T) {
 		}
 	}
 }
+
+// Our re-INVITE is a question like any other: a peer that answers neither it nor anything
+// else is gone after as long as one that lets our keepalives go unanswered, not after the
+// 64*T1 that the transaction would wait.
+func TestKeepaliveWhileReinviting(t *testing.T) {
+	b := confirmed(t)
+	b.expect(b.step(func(e *Env) Report { b.leg.Reinvite(e); return Nothing }), Nothing, core.INVITE)
+	b.expect(b.step(func(e *Env) Report { return b.leg.Quiet(e) }), Nothing)
+	start := b.now
+	for range 2 {
+		b.now, _ = b.leg.Deadline()
+		b.expect(b.wake(), Nothing)
+	}
+	b.now, _ = b.leg.Deadline()
+	b.expect(b.wake(), Silent, core.BYE)
+	if took := b.now.Sub(start); took != 15*time.Second {
+		t.Fatalf("took %v", took)
+	}
+}
+
+// One that says at least that it works on it is there.
+func TestReinviteAnsweredSlowly(t *testing.T) {
+	b := confirmed(t)
+	b.expect(b.step(func(e *Env) Report { b.leg.Reinvite(e); return Nothing }), Nothing, core.INVITE)
+	b.expect(b.step(func(e *Env) Report { return b.leg.Quiet(e) }), Nothing)
+	for range 6 {
+		b.now, _ = b.leg.Deadline()
+		b.expect(b.wake(), Nothing)
+		b.expect(b.step(func(e *Env) Report {
+			return b.leg.Response(e, b.leg.ExchangeTxn, &core.Response{Method: core.INVITE, Status: 183}, far)
+		}), Nothing)
+	}
+}
+
+// The tag of a phone that is no longer wanted is kept: if our process dies between the ACK
+// and the BYE of a 200 that crossed the CANCEL, the next one knows what to leave.
+func TestUnwantedIsLeftAfterRestart(t *testing.T) {
+	b := called(t)
+	b.expect(b.step(func(e *Env) Report { b.leg.HangUp(e, 487, 16); return Nothing }), Nothing)
+	rings := &core.Response{Method: core.INVITE, Status: 180, Message: core.Message{CSeq: b.leg.Invite.CSeq,
+		From: b.leg.Invite.From, To: b.leg.Invite.To.WithTag("phone"), Contact: []core.Address{{URI: uri("a", "192.0.2.7")}}}}
+	b.expect(b.step(func(e *Env) Report { return b.leg.Response(e, b.leg.Txn, rings, far) }), Nothing, core.CANCEL)
+	b.expect(b.step(func(e *Env) Report { b.leg.Recover(e, time.Second); return Nothing }), Nothing, core.CANCEL, core.BYE)
+	if tag := b.leg.Dialog.Remote.Tag(); tag != "phone" {
+		t.Fatalf("tag %q", tag)
+	}
+}

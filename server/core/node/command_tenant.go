@@ -258,6 +258,9 @@ func (n *Node) setStatus(a *asked, t *tenancy, c command.SetStatus) {
 // interaction is a live call as the API shows it.
 func interaction(c *call.Call) command.Interaction {
 	i := command.Interaction{Phase: string(c.Phase), CDR: *c.CDR()}
+	if c.Filed {
+		i.Phase = string(call.Ended)
+	}
 	if i.Agent == "" && c.Offer != nil {
 		i.Agent = c.Offer.Agent
 	}
@@ -267,7 +270,10 @@ func interaction(c *call.Call) command.Interaction {
 func (n *Node) listLive(t *tenancy, r command.Range) command.Page[command.Interaction] {
 	live := make(map[core.InteractionID]*call.Call, len(t.tags))
 	for _, id := range slices.Sorted(maps.Keys(t.tags)) {
-		live[id] = n.calls[id]
+		// One whose CDR is delivered is among the ended, even if a phone has not said good-bye.
+		if c := n.calls[id]; !c.Filed || n.outbox[id] != nil {
+			live[id] = c
+		}
 	}
 	return page(live, r, interaction)
 }
@@ -280,7 +286,7 @@ func (n *Node) getInteraction(a *asked, t *tenancy, id core.InteractionID) {
 	}
 	// One that has ended is found here until the records store has it, so that there is no
 	// moment at which it is nowhere.
-	if p, ok := n.outbox[id]; ok && p.cdr.Tenant == t.conf.ID {
+	if p, ok := n.outbox[id]; ok && p.cdr.Tenant == t.conf.ID && n.cfg.Plant != "ended-nowhere" {
 		a.answer(command.Interaction{Phase: string(call.Ended), CDR: *p.cdr}, nil)
 		return
 	}

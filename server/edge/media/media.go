@@ -43,7 +43,7 @@ type Config struct {
 type Media struct {
 	cfg         Config
 	ports       *ports
-	library     *library
+	audio       *library
 	loops       []*loop
 	legs        map[core.LegID]*leg
 	seed        maphash.Seed
@@ -83,7 +83,7 @@ func New(cfg Config) (*Media, error) {
 		return nil, err
 	}
 	m.pendingMost = 1024 + 16*m.ports.count
-	if m.library, err = newLibrary(cfg.Dir, cfg.Log); err != nil {
+	if m.audio, err = newLibrary(cfg.Dir, cfg.Log); err != nil {
 		return nil, err
 	}
 	for range cfg.Loops {
@@ -99,7 +99,7 @@ func New(cfg Config) (*Media, error) {
 	for _, l := range m.loops {
 		m.running.Go(l.run)
 	}
-	m.running.Go(m.library.watch)
+	m.running.Go(m.audio.watch)
 	return m, nil
 }
 
@@ -126,7 +126,7 @@ func (m *Media) Close() error {
 	for _, l := range m.loops {
 		l.post(order{do: orderStop})
 	}
-	close(m.library.stop)
+	close(m.audio.stop)
 	m.running.Wait()
 	return nil
 }
@@ -161,7 +161,7 @@ func (m *Media) set(id core.LegID, spec core.MediaSpec) {
 	o := order{do: orderSet, leg: g, spec: spec}
 	switch hear := spec.Hear; hear.Kind {
 	case core.Playback:
-		if o.sound = m.library.find(hear.File); o.sound == nil && !m.missing[hear.File] && len(m.missing) < missingMost {
+		if o.sound = m.audio.find(hear.File); o.sound == nil && !m.missing[hear.File] && len(m.missing) < missingMost {
 			m.missing[hear.File] = true
 			m.cfg.Log.Error("no such sound; put it into the sounds directory as a WAV file, or use a built-in one",
 				slog.String("name", hear.File), slog.Any("built_in", Sounds()))

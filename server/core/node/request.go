@@ -41,6 +41,11 @@ func (n *Node) request(now core.Time, e core.RequestReceived, out []core.Effect)
 		return n.invite(now, e, out)
 	case core.REGISTER:
 		return n.register(now, e, out)
+	}
+	if req.Method != core.ACK && !n.invites.Take(now, sourceOf(e.From)) {
+		return n.refuse(e, 503, out, leg.RetryAfter(1)) // a flood of anything else
+	}
+	switch req.Method {
 	case core.OPTIONS:
 		return n.options(e, out)
 	case core.ACK:

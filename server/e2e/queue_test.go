@@ -204,7 +204,8 @@ func TestUnreachablePhoneCostsNobodyTheCall(t *testing.T) {
 }
 
 // OpenSIPS/opensips#2530, #3123: the agent's BYE is lost and the agent is in a call for
-// ever. Here the whole phone is killed; nobody is told.
+// ever; signalwire/freeswitch#1973: shown as answered hours after the call. Here the whole
+// phone is killed; nobody is told.
 func TestAgentIsFreeAfterItsPhoneDied(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t, commonServer(t), 1, "")

@@ -61,6 +61,7 @@ const (
 	CallerLost    EndReason = "caller_lost"    // a request in the dialog got 481, 408 or no answer
 	AgentLost     EndReason = "agent_lost"     // the same
 	NoAck         EndReason = "no_ack"         // RFC 3261 s.13.3.1.4
+	StoreAway     EndReason = "store_away"     // the store did not answer, so the call could not be taken
 	QueueGone     EndReason = "queue_deleted"  // configuration removed under the call
 	TenantGone    EndReason = "tenant_deleted" // the same
 	InternalError EndReason = "internal_error"

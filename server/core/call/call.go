@@ -242,6 +242,8 @@ func (c *Call) callerReported(env *Env, r leg.Report) {
 		c.end(env, c.result(core.Abandoned), core.CallerSilent, core.System, 0)
 	case leg.Unacked:
 		c.end(env, c.result(core.Failed), core.NoAck, core.System, 0)
+	case leg.Unstored:
+		c.end(env, c.result(core.Failed), core.StoreAway, core.System, 0)
 	case leg.Changed:
 		c.held(env, &c.Caller)
 	}

@@ -56,7 +56,7 @@ func (c *Call) end(env *Env, result core.Result, reason core.EndReason, by core.
 // cause returns the Q.850 cause of an end.
 func cause(r core.EndReason) int {
 	switch r {
-	case core.QueueFull, core.NoMedia:
+	case core.QueueFull, core.NoMedia, core.StoreAway:
 		return 42 // switching equipment congestion
 	case core.MaxWait:
 		return 19 // no answer from user

@@ -22,6 +22,9 @@ const (
 	T2 = 4 * time.Second        // ceiling of repetition
 	// AckPatience is how long a 2xx is repeated without ACK (64*T1, s.13.3.1.4).
 	AckPatience = 64 * T1
+	// storePatience is how long a caller's 200 may wait for its commit. A caller who has
+	// heard nothing but 100 Trying for so long is better sent to another node.
+	storePatience = 2 * time.Second
 )
 
 // State is where a leg is in its life. For the UAS it is RFC 3261 figures 7 and 8 seen
@@ -125,6 +128,7 @@ const (
 	HungUp   Report = "hung_up"  // they sent BYE (or, as UAS, CANCEL)
 	Lost     Report = "lost"     // the dialog is gone or the peer is: 481, 408, no answer
 	Unacked  Report = "unacked"  // UAS: no ACK ever came
+	Unstored Report = "unstored" // UAS: the 2xx could not be committed in time and is taken back
 	Silent   Report = "silent"   // no RTP and no answer to keepalives
 )
 
@@ -196,6 +200,10 @@ func (l *Leg) Wake(env *Env) Report {
 		r.At = env.Now.Add(r.Every)
 		again := core.Respond{Txn: r.Txn, To: l.Dialog.Peer, Response: r.Response}
 		if env.Withdraw(r.Txn) { // the first one still waits for its commit: none goes before it
+			if decided := r.GiveUpAt.Add(-AckPatience); l.State == Answering && !l.recovered && env.Now.Sub(decided) >= storePatience {
+				l.Reject(env, 503, RetryAfter(5))
+				return Unstored
+			}
 			env.Held = append(env.Held, commit.Waiting{Urgent: l.State == Confirmed, Effect: again})
 		} else {
 			env.free(again)

@@ -110,7 +110,6 @@ func (c *Call) overflow(env *Env, why core.EndReason) {
 
 // refuse ends a call that will not be served, after the announcement if there is one.
 func (c *Call) refuse(env *Env, result core.Result, why core.EndReason) {
-	c.Termination = nil
 	if rule := c.queue(env).Overflow; rule != nil && rule.Announce != "" && c.Caller.MediaOn() {
 		c.Phase = Announcing
 		c.Why = why

@@ -36,12 +36,8 @@ func Screen(req *core.Request) (status int, fields []core.Field) {
 
 // NewUAS returns the leg of a caller whose INVITE passed Screen.
 func NewUAS(env *Env, id core.LegID, txn core.TxnID, invite *core.Request, from core.Peer) Leg {
-	l := Leg{ID: id, Party: core.Caller, State: Invited, Txn: txn, Invite: invite,
+	return Leg{ID: id, Party: core.Caller, State: Invited, Txn: txn, Invite: invite,
 		Dialog: dialog.Answered(invite, env.Rand.Tag(), from), SDPID: env.Rand.Uint64() >> 12}
-	if len(invite.Body) > 0 {
-		l.Remote, _ = sdp.Parse(invite.Body) // Screen has parsed it
-	}
-	return l
 }
 
 // Answer decides for 200 with media at address. When the offer has nothing that we can,

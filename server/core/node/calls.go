@@ -97,9 +97,11 @@ func (n *Node) carry(now core.Time, t *tenancy, c *call.Call, env *call.Env, key
 	n.index(c, was)
 	t.count(n, c, was)
 	out = append(out, env.Free...)
-	n.expect(env.Free)
+	for _, eff := range env.Free {
+		n.expect(eff)
+	}
 	for _, w := range env.Held {
-		n.expect([]core.Effect{w.Effect})
+		n.expect(w.Effect)
 	}
 	l := n.line(key, func() any {
 		if c.Phase == call.Ended {
@@ -162,14 +164,14 @@ func (n *Node) index(c *call.Call, was before) {
 
 func takenKey(callID, fromTag string) string { return callID + "\x00" + fromTag }
 
-// expect remembers whose our requests are, until their transactions end.
-func (n *Node) expect(effects []core.Effect) {
-	for _, eff := range effects {
-		if s, ok := eff.(core.SendRequest); ok && s.Request.Method != core.ACK && s.Request.Method != core.CANCEL {
-			if id, ok := n.tags[s.Request.From.Tag()]; ok {
-				n.asked[s.Txn] = id
-			}
-		}
+// expect remembers whose a request of ours is, until its transaction ends.
+func (n *Node) expect(eff core.Effect) {
+	s, ok := eff.(core.SendRequest)
+	if !ok || s.Request.Method == core.ACK || s.Request.Method == core.CANCEL {
+		return
+	}
+	if id, ok := n.tags[s.Request.From.Tag()]; ok {
+		n.asked[s.Txn] = id
 	}
 }
 

@@ -238,6 +238,7 @@ func TestZapLogger(t *testing.T) {
 	z.Warn("long", zap.String("request", strings.Repeat("k", 1000)))
 	z.Warn("slow", zap.Duration("took", time.Second), zap.Int("n", 3))
 	z.Error("broken", zap.Error(errors.New("cause")))
+	z.Error("too early", zap.Error(errors.New("cannot detect storage schema version: missing term information")))
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -252,7 +253,7 @@ func TestZapLogger(t *testing.T) {
 			t.Errorf("log lacks %q:\n%s", line, log)
 		}
 	}
-	if fatal != "over: disk full" || strings.Contains(log.String(), "lecture") || strings.Contains(log.String(), "not at this") {
+	if fatal != "over: disk full" || strings.Contains(log.String(), "lecture") || strings.Contains(log.String(), "not at this") || strings.Contains(log.String(), "too early") {
 		t.Errorf("fatal %q, log:\n%s", fatal, log)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -72,7 +73,17 @@ func (c *zapCore) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *zap
 	return checked
 }
 
+// premature is what etcd complains about when it looks for the version of a new store
+// before the first commit has reached the file (storage/schema: UnsafeDetectSchemaVersion).
+// It looks again some seconds later; nobody has anything to do.
+const premature = "missing term information"
+
 func (c *zapCore) Write(entry zapcore.Entry, fields []zapcore.Field) error {
+	for _, field := range fields {
+		if err, ok := field.Interface.(error); ok && strings.HasSuffix(err.Error(), premature) {
+			return nil
+		}
+	}
 	encoder := zapcore.NewMapObjectEncoder()
 	record := slog.NewRecord(time.Now(), c.level(entry.Level), entry.Message, 0)
 	for _, group := range [][]zapcore.Field{c.fields, fields} {

@@ -13,8 +13,12 @@ import (
 
 // Bounds of the Writer.
 const (
-	maxQueued   = 4096 // CDRs that wait; one more is answered with DeliveryFailed at once
-	maxBatch    = 256  // CDRs in one transaction
+	maxQueued = 4096 // CDRs that wait; one more is answered with DeliveryFailed at once
+	maxBatch  = 256  // CDRs in one transaction
+	// The least time between the starts of two transactions while fewer wait than fill one:
+	// each costs a sync of the disk and much work besides, and nobody waits for a CDR, which is
+	// safe in the outbox meanwhile. The first after a pause goes at once.
+	spacing     = 200 * time.Millisecond
 	putTime     = 10 * time.Second
 	emitBackoff = time.Millisecond // the core's inbox is full
 )
@@ -46,7 +50,8 @@ type Writer struct {
 	done    chan struct{}
 	base    context.Context
 	end     context.CancelFunc
-	failing bool // the last batch failed: the next failure is not logged
+	failing bool      // the last batch failed: the next failure is not logged
+	last    time.Time // when the last batch was taken
 }
 
 // NewWriter starts a Writer. Emit must not block; when it returns false the event is kept
@@ -81,6 +86,9 @@ func (w *Writer) Do(effect core.Deliver) {
 		w.refuse(cdr, "too many CDRs wait for the records store")
 	default:
 		w.queue = append(w.queue, cdr)
+		if n := len(w.queue); n != 1 && n != maxBatch {
+			return // the goroutine knows already, and rests or writes
+		}
 	}
 	w.signal()
 }
@@ -129,8 +137,10 @@ func (w *Writer) Close(ctx context.Context) error {
 
 func (w *Writer) run() {
 	defer close(w.done)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
-		batch, refused, over := w.next()
+		batch, refused, rest, over := w.next(time.Now())
 		for _, ev := range refused {
 			w.tell(ev)
 		}
@@ -142,29 +152,39 @@ func (w *Writer) run() {
 			close(w.flushed)
 			return
 		}
+		timer.Reset(rest)
 		select {
 		case <-w.base.Done():
 			return
 		case <-w.wake:
+		case <-timer.C:
 		}
 	}
 }
 
-// next takes what is to be written next, and says whether nothing will follow.
-func (w *Writer) next() (batch []*core.CDR, refused []core.Event, over bool) {
+// next takes what is to be written now, and says when to look again, or that nothing will
+// follow.
+func (w *Writer) next(now time.Time) (batch []*core.CDR, refused []core.Event, rest time.Duration, over bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	refused, w.refused = w.refused, nil
 	if w.base.Err() != nil {
-		return nil, refused, true
+		return nil, refused, 0, true
 	}
 	n := min(len(w.queue), maxBatch)
+	if n == 0 {
+		return nil, refused, time.Hour, w.closing
+	}
+	if rest = w.last.Add(spacing).Sub(now); rest > 0 && n < maxBatch && !w.closing {
+		return nil, refused, rest, false
+	}
+	w.last = now
 	batch = append(batch, w.queue[:n]...)
 	clear(w.queue[:n])
 	if w.queue = w.queue[n:]; len(w.queue) == 0 {
 		w.queue = nil
 	}
-	return batch, refused, w.closing && n == 0
+	return batch, refused, 0, false
 }
 
 // deliver writes a batch. When the store refuses one CDR of it (ErrInvalid), the others

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/dialtone-cc/dialtone/server/core"
@@ -140,6 +142,48 @@ func TestDeliveredComesAfterTheCommit(t *testing.T) {
 	if in.len() != 1 {
 		t.Errorf("%v", in.events)
 	}
+}
+
+// A lone CDR is written at once, those that follow soon share a transaction, and a full batch
+// waits for nothing.
+func TestTransactionsAreSpaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		type put struct {
+			at time.Duration
+			n  int
+		}
+		var puts []put
+		in, began := newInbox(), time.Now()
+		w := NewWriter(playedStore{put: func(cdrs []core.CDR) error {
+			puts = append(puts, put{time.Since(began), len(cdrs)})
+			return nil
+		}}, in.emit, nil)
+		next := 0
+		some := func(n int) {
+			for range n {
+				deliver(w, sample("demo", next))
+				next++
+			}
+			synctest.Wait()
+		}
+		some(1)
+		for range 10 {
+			time.Sleep(spacing / 20)
+			some(1)
+		}
+		time.Sleep(2 * spacing)
+		some(1)
+		some(maxBatch - 1)
+		some(1)
+		want := []put{{0, 1}, {spacing, 10}, {spacing/2 + 2*spacing, 1}, {spacing/2 + 2*spacing, maxBatch}}
+		if !slices.Equal(puts, want) {
+			t.Errorf("transactions %v, not %v", puts, want)
+		}
+		must(t, w.Close(t.Context()))
+		if in.len() != next {
+			t.Errorf("%d of %d events", in.len(), next)
+		}
+	})
 }
 
 func TestQueueOfTheWriterIsBounded(t *testing.T) {

@@ -150,6 +150,9 @@ func cleanParams(s string) (string, error) {
 	if s[0] != ';' {
 		return "", errParams
 	}
+	if areClean(s) {
+		return s, nil
+	}
 	var b strings.Builder
 	b.Grow(len(s))
 	for s != "" {
@@ -174,6 +177,34 @@ func cleanParams(s string) (string, error) {
 		}
 	}
 	return b.String(), nil
+}
+
+// areClean reports parameters that need no cleaning, as nearly everybody writes them: no
+// white space, no quoted value, none empty.
+func areClean(s string) bool {
+	inName, length := false, 1
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == ';':
+			if length == 0 && inName {
+				return false
+			}
+			inName, length = true, 0
+		case inName && c == '=':
+			if length == 0 {
+				return false
+			}
+			inName = false
+		case inName:
+			if !tokenByte(c) {
+				return false
+			}
+			length++
+		case c == ' ' || c == '\t' || c == '"' || c == '<' || c == '>' || c == ',':
+			return false
+		}
+	}
+	return !inName || length > 0
 }
 
 // nextParam cuts at the next semicolon outside a quoted string; rest keeps it.
@@ -231,7 +262,11 @@ func tokenByte(c byte) bool {
 	case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
 		return true
 	}
-	return strings.IndexByte("-.!%*_+`'~", c) >= 0
+	switch c {
+	case '-', '.', '!', '%', '*', '_', '+', '`', '\'', '~':
+		return true
+	}
+	return false
 }
 
 // parseURI reads any URI. Of one that is neither sip nor sips (tel, isbn) Host holds the
@@ -245,19 +280,13 @@ func parseURI(s string) (core.URI, error) {
 	if scheme != "sip" && scheme != "sips" {
 		return opaqueURI(scheme, rest), nil
 	}
-	// user-unreserved holds ";" and "?" (s.25.1), so the at sign is looked for first.
-	user := ""
-	if i := strings.IndexByte(rest, '@'); i >= 0 {
-		user, rest = rest[:i], rest[i+1:]
-		if user == "" || strings.IndexByte(rest, '@') >= 0 {
-			return core.URI{}, errURI
-		}
-	}
-	u, err := core.ParseURI(scheme + ":" + rest)
-	if err != nil || strings.ContainsAny(u.Host, "[]") {
+	if i := strings.IndexByte(rest, '@'); i == 0 || i != strings.LastIndexByte(rest, '@') {
 		return core.URI{}, errURI
 	}
-	u.User = user
+	u, err := core.ParseURI(s)
+	if err != nil || strings.IndexByte(u.Host, '[') >= 0 || strings.IndexByte(u.Host, ']') >= 0 {
+		return core.URI{}, errURI
+	}
 	return u, nil
 }
 

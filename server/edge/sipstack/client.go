@@ -1,37 +1,32 @@
 package sipstack
 
 import (
-	"errors"
+	"bytes"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/dialtone-cc/dialtone/server/core"
-	"github.com/emiago/sipgo/sip"
 )
 
-// clientTxn is a transaction of ours (RFC 3261 s.17.1). As with serverTxn, the library's
-// machine decides what is sent when, and the bytes are made here.
+// clientTxn is a transaction of ours (RFC 3261 s.17.1, RFC 6026 s.7.2).
 type clientTxn struct {
-	unowned
-	stack   *Stack
-	id      core.TxnID
-	branch  string
-	request *core.Request
+	stack  *Stack
+	id     core.TxnID
+	branch string
+	method string
 
-	starting sync.Mutex // held while the machine starts: an early answer waits for its timers
-	machine  atomic.Pointer[sip.ClientTx]
-	way      out    // set before machine, under mu
-	wire     []byte // the request, likewise
-
-	mu     sync.Mutex
-	final  int                    // status of the final response, 0 before
-	over   bool                   // nothing more will be emitted but repeated 2xx
-	sent   bool                   // way and machine are set
-	behind []func(o out, ok bool) // what must not leave before the request: its CANCEL
-	ack    []byte                 // to a final response other than 2xx
-	expiry *time.Timer            // of a cancelled INVITE
+	mu        sync.Mutex
+	state     state         // "" until the request is sent
+	request   *core.Request // until a final response
+	way       out
+	wire      []byte // the request, likewise
+	ack       []byte // to a final response other than 2xx
+	cancelled bool
+	behind    []*clientTxn // what must not leave before the request: its CANCEL
+	again     alarm        // Timers A and E
+	pause     time.Duration
+	end       alarm // Timers B, D, F, M; of a cancelled INVITE, s.9.1
 }
 
 const cancelSuffix = "/CANCEL"
@@ -66,11 +61,11 @@ func (t *clientTable) add(c *clientTxn) (known, full bool) {
 	if t.byID[c.id] != nil {
 		return true, false
 	}
-	if len(t.byID) >= t.limit && c.request.Method != core.CANCEL {
+	if len(t.byID) >= t.limit && c.method != core.CANCEL {
 		return false, true
 	}
 	t.byID[c.id] = c
-	if c.request.Method == core.INVITE {
+	if c.method == core.INVITE {
 		t.invites++
 	}
 	return false, false
@@ -81,7 +76,7 @@ func (t *clientTable) remove(c *clientTxn) {
 	defer t.mu.Unlock()
 	if t.byID[c.id] == c {
 		delete(t.byID, c.id)
-		if c.request.Method == core.INVITE {
+		if c.method == core.INVITE {
 			t.invites--
 		}
 	}
@@ -101,17 +96,18 @@ func (t *clientTable) terminateAll() {
 	}
 	t.mu.Unlock()
 	for _, c := range all {
-		c.abandon(core.Undelivered)
+		c.conclude(core.Undelivered)
 	}
 }
 
 // send carries out a SendRequest.
 func (s *Stack) send(e core.SendRequest) {
 	if e.Request.Method == core.ACK {
-		s.sendAck(e)
+		s.route(e.To, &ackLetter{stack: s, branch: string(e.Txn), request: e.Request})
 		return
 	}
-	c := &clientTxn{stack: s, id: clientID(e), request: e.Request}
+	c := &clientTxn{stack: s, id: clientID(e), method: e.Request.Method, request: e.Request}
+	c.again.owner, c.end.owner = c, c
 	c.branch = strings.TrimSuffix(string(c.id), cancelSuffix)
 	switch known, full := s.clients.add(c); {
 	case known:
@@ -128,189 +124,171 @@ func (s *Stack) send(e core.SendRequest) {
 			return
 		}
 	}
-	s.route(e.To, c.build, c.start)
+	s.route(e.To, c)
 }
 
-// sendAck sends the ACK to a 2xx: once, without a transaction (RFC 3261 s.13.2.2.4).
-func (s *Stack) sendAck(e core.SendRequest) {
-	build := func(o out) []byte {
-		return appendRequest(make([]byte, 0, 1024), e.Request, o.via(string(e.Txn)), s.cfg.Software)
+// ackLetter is the ACK to a 2xx: sent once, without a transaction (RFC 3261 s.13.2.2.4).
+type ackLetter struct {
+	stack   *Stack
+	branch  string
+	request *core.Request
+}
+
+func (l *ackLetter) build(b []byte, o out) []byte {
+	return appendRequest(b, l.request, o.via(l.branch), l.stack.cfg.Software)
+}
+
+func (l *ackLetter) start(o out, wire []byte, err error) {
+	if err == nil {
+		err = o.write(wire)
 	}
-	s.route(e.To, build, func(o out, wire []byte, err error) {
-		if err == nil {
-			err = o.write(wire)
-		}
-		if err != nil {
-			s.tally.unsent.Add(1)
-			s.log.Debug("SIP: an ACK could not be sent", "call_id", e.Request.CallID, "error", err)
-			return
-		}
-		s.tally.sentRequest(core.ACK)
-	})
+	if err != nil {
+		l.stack.tally.unsent.Add(1)
+		l.stack.log.Debug("SIP: an ACK could not be sent", "call_id", l.request.CallID, "error", err)
+		return
+	}
+	l.stack.tally.sentRequest(core.ACK)
 }
 
-func (c *clientTxn) build(o out) []byte {
-	return appendRequest(make([]byte, 0, 1024), c.request, o.via(c.branch), c.stack.cfg.Software)
+func (c *clientTxn) build(b []byte, o out) []byte {
+	c.mu.Lock()
+	r := c.request
+	c.mu.Unlock()
+	if r == nil { // over, while it waited for a connection
+		return b
+	}
+	return appendRequest(b, r, o.via(c.branch), c.stack.cfg.Software)
 }
 
-// start opens the machine, which sends the request, and then what waited behind it.
+// start sends the request, and then what waited behind it. An answer that comes meanwhile
+// waits for the lock, and so for the timers.
 func (c *clientTxn) start(o out, wire []byte, err error) {
 	c.mu.Lock()
-	c.way, c.wire = o, wire
-	c.mu.Unlock()
+	if c.state == terminated { // Close or the end of the connection came in between
+		c.mu.Unlock()
+		return
+	}
+	s := c.stack
+	c.way = o
 	if err == nil && o.flow != nil && !o.flow.await(c) {
 		err = errFlowClosed
 	}
+	if err == nil {
+		err = o.write(wire)
+	}
 	if err != nil {
-		c.stack.tally.unsent.Add(1)
-		c.stack.log.Debug("SIP: a request could not be sent", "method", c.request.Method,
-			"call_id", c.request.CallID, "error", err)
+		s.tally.unsent.Add(1)
+		s.log.Debug("SIP: a request could not be sent", "method", c.method, "call_id", c.request.CallID, "error", err)
+		c.mu.Unlock()
 		c.conclude(core.Undelivered)
 		return
 	}
-	machine := sip.NewClientTx(string(c.id), c.origin(), c, c.stack.quiet)
-	machine.OnTerminate(func(_ string, err error) { c.conclude(causeOf(err)) })
-	c.starting.Lock()
-	c.machine.Store(machine)
-	err = machine.Init()
-	c.starting.Unlock()
-	if err != nil {
-		c.abandon(core.Undelivered)
-		return
+	s.tally.sentRequest(c.method)
+	c.state = trying
+	if o.flow == nil {
+		c.wire = bytes.Clone(wire)
+		c.pause = s.timing.t1
+		s.alarms.set(&c.again, c.pause)
 	}
-	c.mu.Lock()
-	c.sent = true
+	s.alarms.set(&c.end, s.timing.giveUp())
 	behind := c.behind
 	c.behind = nil
-	over := c.over
 	c.mu.Unlock()
-	for _, f := range behind {
-		f(o, true)
-	}
-	if over { // Close or the end of the connection came in between
-		machine.Terminate()
+	for _, cancel := range behind {
+		cancel.follow(o)
 	}
 }
 
-// origin is what the machine needs to know of the request.
-func (c *clientTxn) origin() *sip.Request {
-	r := &sip.Request{Method: sip.RequestMethod(c.request.Method)}
-	r.SetTransport(strings.ToUpper(string(c.way.transport())))
-	r.AppendHeader(&sip.CSeqHeader{SeqNo: c.request.CSeq, MethodName: r.Method})
-	return r
-}
-
-// WriteMsg is how the machine sends, now and when its timers repeat: the request, or the
-// ACK to a final response other than 2xx.
-func (c *clientTxn) WriteMsg(msg sip.Message) error {
-	method, wire := c.request.Method, c.wire
-	if r, ok := msg.(*sip.Request); ok && r.IsAck() {
-		c.mu.Lock()
-		method, wire = core.ACK, c.ack
+// ring is how alarms ring.
+func (c *clientTxn) ring(a *alarm, now time.Duration) {
+	c.mu.Lock()
+	if a.stale(now) {
 		c.mu.Unlock()
+		return
 	}
-	if err := c.way.write(wire); err != nil {
-		return err
+	if a == &c.end {
+		c.mu.Unlock()
+		c.conclude(core.TimedOut)
+		return
 	}
-	c.stack.tally.sentRequest(method)
-	return nil
+	// s.17.1.1.2: Timer A doubles, and an INVITE that rings is not repeated. s.17.1.2.2:
+	// Timer E doubles up to T2, and is T2 once there was a provisional response.
+	t := &c.stack.timing
+	switch {
+	case c.method == core.INVITE:
+		c.pause *= 2
+	case c.state == proceeding:
+		c.pause = t.t2
+	default:
+		c.pause = min(2*c.pause, t.t2)
+	}
+	err := c.way.write(c.wire)
+	if err == nil {
+		c.stack.tally.sentRequest(c.method)
+		c.stack.alarms.set(&c.again, c.pause)
+	}
+	c.mu.Unlock()
+	if err != nil {
+		c.conclude(core.Undelivered)
+	}
 }
 
-func causeOf(err error) core.FailCause {
-	if errors.Is(err, sip.ErrTransactionTimeout) {
-		return core.TimedOut
-	}
-	return core.Undelivered
-}
-
-// conclude ends the transaction towards the core, once. It may run inside the machine, so
-// it does not call it.
+// conclude ends the transaction. The core is told when there was no final response.
 func (c *clientTxn) conclude(cause core.FailCause) {
 	c.mu.Lock()
-	first, failed := !c.over, !c.over && c.final == 0
-	c.over = true
-	behind := c.behind
-	c.behind = nil
-	if c.expiry != nil {
-		c.expiry.Stop()
-	}
-	flow := c.way.flow
-	c.mu.Unlock()
-	if !first {
+	was, behind, flow := c.state, c.behind, c.way.flow
+	if was == terminated {
+		c.mu.Unlock()
 		return
 	}
+	c.terminate()
+	c.behind = nil
+	c.mu.Unlock()
 	c.stack.clients.remove(c)
 	if flow != nil {
 		flow.forget(c)
 	}
-	for _, f := range behind {
-		f(out{}, false)
+	for _, cancel := range behind {
+		cancel.start(out{}, nil, errNotSent)
 	}
-	if failed {
+	if was != accepted && was != completed {
 		c.stack.inbox.keep(core.TransactionFailed{Txn: c.id, Cause: cause})
 	}
 }
 
-// abandon ends the transaction from outside the machine.
-func (c *clientTxn) abandon(cause core.FailCause) {
-	c.conclude(cause)
-	if m := c.machine.Load(); m != nil {
-		m.Terminate()
-	}
+// terminate lets go of everything but the way.
+func (c *clientTxn) terminate() {
+	c.state, c.request, c.wire, c.ack = terminated, nil, nil, nil
+	c.stack.alarms.stop(&c.again)
+	c.stack.alarms.stop(&c.end)
 }
 
 // cancelledBy sends a CANCEL the way its INVITE went, under the same Via (RFC 3261 s.9.1),
 // and not before it. If the INVITE has no final response 64*T1 later it is over.
 func (c *clientTxn) cancelledBy(cancel *clientTxn) {
-	follow := func(o out, ok bool) {
-		if !ok {
-			cancel.start(out{}, nil, errNotSent)
-			return
-		}
-		cancel.start(o, cancel.build(o), nil)
-	}
 	c.mu.Lock()
-	if c.expiry == nil && !c.over {
-		c.expiry = time.AfterFunc(sip.Timer_B, func() { c.abandon(core.TimedOut) })
+	if !c.cancelled && c.state == proceeding { // before, Timer B runs
+		c.stack.alarms.set(&c.end, c.stack.timing.giveUp())
 	}
-	sent, over, o := c.sent, c.over, c.way
-	if !sent && !over {
-		c.behind = append(c.behind, follow)
+	c.cancelled = true
+	o, sent := c.way, c.state != "" && c.way != (out{})
+	if c.state == "" {
+		c.behind = append(c.behind, cancel)
 	}
+	waits := c.state == ""
 	c.mu.Unlock()
-	if sent || over {
-		follow(o, sent)
+	switch {
+	case waits:
+	case sent:
+		cancel.follow(o)
+	default:
+		cancel.start(out{}, nil, errNotSent)
 	}
 }
 
-// verdict says what a response means to a transaction.
-type verdict uint8
-
-const (
-	fresh    verdict = iota // for the machine and the core
-	again                   // a repeated or forked 2xx to INVITE: for the core
-	reAck                   // a repeated other final response to INVITE: our ACK was lost
-	absorbed                // nothing new
-)
-
-func (c *clientTxn) judge(status int) verdict {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	invite := c.request.Method == core.INVITE
-	switch {
-	case c.final == 0 && c.over:
-		return absorbed
-	case c.final == 0:
-		if status >= 200 {
-			c.final = status
-		}
-		return fresh
-	case invite && status >= 200 && status < 300:
-		return again
-	case invite && c.final >= 300 && status >= 300:
-		return reAck
-	}
-	return absorbed
+// follow sends a CANCEL the way its INVITE went.
+func (c *clientTxn) follow(o out) {
+	c.start(o, c.build(nil, o), nil)
 }
 
 // gotResponse is the way of every response that could be read.
@@ -322,61 +300,109 @@ func (s *Stack) gotResponse(m parsed, peer core.Peer) {
 	}
 	e := core.ResponseReceived{Txn: id, From: peer, Response: r}
 	c := s.clients.get(id)
-	if c == nil || c.machine.Load() == nil || c.request.Method != r.Method {
+	if c == nil || c.method != r.Method {
 		s.stray(m, e)
 		return
 	}
-	c.starting.Lock() // wait for Init: a provisional response must find timer B to stop
-	c.starting.Unlock()
-	switch c.judge(r.Status) {
-	case fresh:
-		c.receive(r)
+	switch c.receive(r) {
+	case forCore:
 		s.inbox.keep(e)
-	case again:
-		s.inbox.keep(e)
-	case reAck:
-		c.mu.Lock()
-		ack := c.ack
-		c.mu.Unlock()
-		if c.way.write(ack) == nil {
-			s.tally.sentRequest(core.ACK)
+		if c.method != core.INVITE && r.Status >= 200 {
+			c.conclude("") // instead of Timer K, see the package comment
 		}
 	case absorbed:
 		s.tally.strays.Add(1)
+	case unknown:
+		s.stray(m, e)
 	}
 }
 
-// receive runs the machine. It hands each response over to a receiver before it goes on,
-// so there is one for as long as the call takes.
-func (c *clientTxn) receive(r *core.Response) {
-	if c.request.Method == core.INVITE && r.Status >= 300 {
-		c.writeAck(r)
-	}
-	machine := c.machine.Load()
-	stop := make(chan struct{})
-	go func() {
-		select {
-		case <-machine.Responses():
-		case <-stop:
+// verdict says what becomes of a response.
+type verdict uint8
+
+const (
+	forCore  verdict = iota
+	absorbed         // nothing new
+	unknown          // no transaction waited for it
+)
+
+// receive runs the transaction on a response.
+func (c *clientTxn) receive(r *core.Response) verdict {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s, invite := c.stack, c.method == core.INVITE
+	switch c.state {
+	case "":
+		return unknown // it can't be ours: nothing was sent
+	case accepted:
+		if r.Status/100 == 2 { // repeated or forked: each for the core (RFC 6026 s.7.2)
+			return forCore
 		}
-	}()
-	machine.Receive(carrier(r.Status, nil))
-	close(stop)
-	if r.Status >= 200 && c.request.Method != core.INVITE {
-		machine.Terminate() // instead of Timer K, see the package comment
+		return absorbed
+	case completed:
+		switch {
+		case invite && r.Status/100 == 2: // of another fork (s.13.2.2.4)
+			return forCore
+		case invite && r.Status >= 300: // our ACK was lost
+			c.sendAck()
+		}
+		return absorbed
+	case terminated:
+		return absorbed
+	}
+	switch {
+	case r.Status < 200:
+		c.provisional()
+		return forCore
+	case invite && r.Status < 300:
+		c.state = accepted
+		s.alarms.set(&c.end, s.timing.giveUp()) // Timer M
+	case invite:
+		c.state = completed
+		c.ack = c.ackTo(r)
+		c.sendAck()
+		d := s.timing.d
+		if c.way.flow != nil {
+			d = 0
+		}
+		s.alarms.set(&c.end, d) // Timer D
+	default:
+		c.state = completed
+	}
+	s.alarms.stop(&c.again)
+	c.request, c.wire = nil, nil
+	return forCore
+}
+
+// provisional deals with a 1xx: an INVITE is not repeated any more, and may ring as long
+// as the core likes, unless it is cancelled.
+func (c *clientTxn) provisional() {
+	first := c.state == trying
+	c.state = proceeding
+	if !first || c.method != core.INVITE {
+		return
+	}
+	s := c.stack
+	s.alarms.stop(&c.again)
+	s.alarms.stop(&c.end)
+	if c.cancelled {
+		s.alarms.set(&c.end, s.timing.giveUp())
 	}
 }
 
-// writeAck makes the ACK to a final response other than 2xx (RFC 3261 s.17.1.1.3).
-func (c *clientTxn) writeAck(r *core.Response) {
+func (c *clientTxn) sendAck() {
+	if c.way.write(c.ack) == nil {
+		c.stack.tally.sentRequest(core.ACK)
+	}
+}
+
+// ackTo makes the ACK to a final response other than 2xx (RFC 3261 s.17.1.1.3).
+func (c *clientTxn) ackTo(r *core.Response) []byte {
 	q := c.request
 	ack := &core.Request{Method: core.ACK, URI: q.URI, Message: core.Message{
 		From: q.From, To: r.To, CallID: q.CallID, CSeq: q.CSeq, Route: q.Route,
 	}}
-	wire := appendRequest(make([]byte, 0, 512), ack, c.way.via(c.branch), c.stack.cfg.Software)
-	c.mu.Lock()
-	c.ack = wire
-	c.mu.Unlock()
+	return appendRequest(make([]byte, 0, 512), ack, c.way.via(c.branch), c.stack.cfg.Software)
 }
 
 // stray deals with a response that no transaction waits for. RFC 3261 s.18.1.2: with a

@@ -49,30 +49,73 @@ func fieldName(name string) (field, string) {
 	return fieldNameOf(name)
 }
 
+// fieldNameOf knows the names in any case (s.7.3.1), without a copy of them.
 func fieldNameOf(name string) (field, string) {
-	switch strings.ToLower(name) {
-	case "via", "v":
+	is := func(known string) bool { return strings.EqualFold(name, known) }
+	switch len(name) {
+	case 1:
+		return compactName(name)
+	case 2:
+		if is("To") {
+			return toField, "To"
+		}
+	case 3:
+		if is("Via") {
+			return viaField, "Via"
+		}
+	case 4:
+		if is("From") {
+			return fromField, "From"
+		}
+		if is("CSeq") {
+			return cseqField, "CSeq"
+		}
+	case 5:
+		if is("Route") {
+			return listed, "Route"
+		}
+	case 7:
+		if is("Call-ID") {
+			return callIDField, "Call-ID"
+		}
+		if is("Contact") {
+			return listed, "Contact"
+		}
+	case 12:
+		if is("Max-Forwards") {
+			return forwardsField, "Max-Forwards"
+		}
+		if is("Content-Type") {
+			return typeField, "Content-Type"
+		}
+		if is("Record-Route") {
+			return listed, "Record-Route"
+		}
+	case 14:
+		if is("Content-Length") {
+			return lengthField, "Content-Length"
+		}
+	}
+	return other, name
+}
+
+// compactName reads the forms of one letter, in either case.
+func compactName(name string) (field, string) {
+	switch name[0] | 0x20 {
+	case 'v':
 		return viaField, "Via"
-	case "from", "f":
+	case 'f':
 		return fromField, "From"
-	case "to", "t":
+	case 't':
 		return toField, "To"
-	case "call-id", "i":
+	case 'i':
 		return callIDField, "Call-ID"
-	case "cseq":
-		return cseqField, "CSeq"
-	case "contact", "m":
+	case 'm':
 		return listed, "Contact"
-	case "route":
-		return listed, "Route"
-	case "record-route":
-		return listed, "Record-Route"
-	case "content-length", "l":
+	case 'l':
 		return lengthField, "Content-Length"
-	case "content-type", "c":
+	case 'c':
 		return typeField, "Content-Type"
-	case "max-forwards":
-		return forwardsField, "Max-Forwards"
 	}
 	return other, longName(name)
 }
@@ -80,9 +123,6 @@ func fieldNameOf(name string) (field, string) {
 // longName expands the compact forms registered with IANA that the core doesn't have as
 // members.
 func longName(name string) string {
-	if len(name) != 1 {
-		return name
-	}
 	switch name[0] | 0x20 {
 	case 'a':
 		return "Accept-Contact"

@@ -1,6 +1,7 @@
 package sipstack
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -246,7 +247,7 @@ func (f *flow) misframed(msg []byte, err error) {
 	f.finish()
 }
 
-// write queues one message. It never waits: a peer that does not read loses its
+// write queues a copy of one message. It never waits: a peer that does not read loses its
 // connection when maxUnsent is reached.
 func (f *flow) write(b []byte) error {
 	f.mu.Lock()
@@ -258,8 +259,9 @@ func (f *flow) write(b []byte) error {
 		f.closeLocked()
 		return errUnread
 	}
-	f.unsent = append(f.unsent, b)
+	f.unsent = append(f.unsent, bytes.Clone(b))
 	f.size += len(b)
+	f.stack.tally.waiting.Add(1)
 	if !f.sending {
 		f.sending = true
 		go f.send()
@@ -281,12 +283,13 @@ func (f *flow) send() {
 			return
 		}
 		bufs := net.Buffers(f.unsent)
-		size := f.size
+		size, count := f.size, len(f.unsent)
 		f.unsent = nil
 		f.mu.Unlock()
 
 		f.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
 		_, err := bufs.WriteTo(f.conn)
+		f.stack.tally.waiting.Add(-int64(count))
 		f.mu.Lock()
 		f.size -= size
 		if err != nil {
@@ -319,6 +322,7 @@ func (f *flow) close() {
 func (f *flow) closeLocked() {
 	if !f.closed {
 		f.closed = true
+		f.stack.tally.waiting.Add(-int64(len(f.unsent)))
 		f.unsent = nil
 		f.conn.Close()
 	}
@@ -334,7 +338,7 @@ func (f *flow) ended(known bool) {
 	f.mu.Unlock()
 	f.stack.flows.remove(f)
 	for _, c := range waiting {
-		c.abandon(core.Undelivered)
+		c.conclude(core.Undelivered)
 	}
 	if known {
 		f.stack.inbox.keep(core.FlowClosed{Flow: f.id})

@@ -28,9 +28,10 @@ type Gauges struct {
 	Unanswered         uint64            // transactions of peers that the core never answered
 	Lost               uint64            // events dropped because the core stayed full
 	Shed               map[string]uint64 // refused at a limit, by its name
-	OutboxLength       int               // effects that wait for a worker
+	OutboxLength       int               // messages that wait for their connection
 	ReachesUnderWay    int               // requests that wait for DNS or a dial
 	RefusalsSuppressed uint64            // refusals not even answered, above maxRefusals per second
+	Forgotten          uint64            // refused INVITEs that were answered once and forgotten, above maxRefused
 }
 
 // methods that are counted by name; any other text from a peer must not become a label.
@@ -53,7 +54,8 @@ type tally struct {
 	repeated, strays, keepAlives, malformed, garbage atomic.Uint64
 	unsent, unanswered, lost, suppressed             atomic.Uint64
 	shedInbox, shedTxns, shedClients, shedFlows      atomic.Uint64
-	shedSource, shedOutbox, shedReaches              atomic.Uint64
+	shedSource, shedReaches, forgotten               atomic.Uint64
+	waiting                                          atomic.Int64
 	refusalSecond, refusalCount                      atomic.Int64
 }
 
@@ -109,15 +111,15 @@ func (s *Stack) Gauges() Gauges {
 		Shed: map[string]uint64{
 			"inbox": t.shedInbox.Load(), "transactions": t.shedTxns.Load(), "own_transactions": t.shedClients.Load(),
 			"flows": t.shedFlows.Load(), "flows_of_source": t.shedSource.Load(),
-			"outbox": t.shedOutbox.Load(), "reaches": t.shedReaches.Load(),
+			"reaches": t.shedReaches.Load(),
 		},
-		ReachesUnderWay: len(s.reaches),
+		ReachesUnderWay: len(s.reaches), OutboxLength: int(max(0, t.waiting.Load())), Forgotten: t.forgotten.Load(),
+	}
+	for _, u := range s.udp {
+		g.Unsent += u.dropped.Load()
 	}
 	g.ServerInvite, g.ServerOther = s.servers.counts()
 	g.ClientInvite, g.ClientOther = s.clients.counts()
-	for _, box := range s.outbox {
-		g.OutboxLength += len(box)
-	}
 	return g
 }
 

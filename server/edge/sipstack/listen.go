@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -19,6 +21,9 @@ type socket struct {
 	local   netip.AddrPort
 	contact netip.AddrPort // our sent-by
 	name    string         // of local, for flow identifiers
+	raw     syscall.RawConn
+	shots   sync.Pool
+	dropped atomic.Uint64 // datagrams for which the kernel had no room
 }
 
 // listener accepts TCP connections.
@@ -69,6 +74,10 @@ func (s *Stack) bindOne(l Listen) error {
 		u := &socket{conn: conn.(*net.UDPConn), local: localOf(conn.LocalAddr())}
 		u.conn.SetReadBuffer(4 << 20) // bursts; the kernel caps it at net.core.rmem_max
 		u.conn.SetWriteBuffer(4 << 20)
+		if u.raw, err = u.conn.SyscallConn(); err != nil {
+			return bindError(l, err)
+		}
+		u.shots.New = func() any { return newShot() }
 		u.name, u.contact = u.local.String(), contactOr(l.Contact, u.local)
 		s.udp = append(s.udp, u)
 	case core.TCP:

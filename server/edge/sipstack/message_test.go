@@ -313,12 +313,16 @@ func FuzzMessage(f *testing.F) {
 	}
 	f.Add([]byte("SIP/2.0 200 OK\r\nv: SIP/2.0/TCP [::1]:1;rport=1;branch=z9hG4bKa\r\nf: <sip:a@b>\r\nt: <sip:a@b>;tag=1\r\ni: 1\r\nCSeq: 1 INVITE\r\nl: 0\r\n\r\n"))
 	f.Add([]byte("REGISTER sip:a SIP/2.0\r\nv: SIP/2.0/UDP a\r\nf: a <sip:a>;tag=1\r\nt: \"\\\"\" <sip:a>\r\ni: 1\r\nCSeq: 1 REGISTER\r\nm: *\r\n\r\n"))
+	f.Add([]byte("INVITE sip:0 SIP/2.0\r\nT:0:0\r\nF:0:0\r\nCAll-ID:0\r\nCSeq:0 INVITE\r\nV:SIP/2.0/0 0\r\r\n\r\n0")) // a CR too many
+	f.Add([]byte("SIP/2.0 100\r\nV:SIP/2.0/0 0\r\nCAll-ID:0\r\nCSeq:0 0\r\nF:0:0\r\nT:0:0\r\n\r\n0"))                 // a space too few
+	f.Add(invite())
 	p := newParser(1 << 16)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		frames := framer{limit: 1 << 16}
 		n := copy(frames.room(), data)
 		frames.grew(n)
 		frames.next()
+		samePlain(t, p, data)
 		m, err := read(p, data, stranger())
 		var fault *fault
 		switch status := outcome(err, &fault); {
@@ -336,6 +340,24 @@ func FuzzMessage(f *testing.F) {
 			t.Fatalf("changed on the way:\n%q\n%q", once, twice)
 		}
 	})
+}
+
+// samePlain checks that what is read the short way is what the library's parser makes of it.
+func samePlain(t interface{ Fatalf(string, ...any) }, p *sip.Parser, data []byte) (plain bool) {
+	line, ok := startLine(data)
+	end := bytes.Index(data, []byte("\r\n\r\n"))
+	if !ok || end < 0 {
+		return false
+	}
+	short, ok := readPlain(string(data[:end]), data, stranger())
+	if !ok {
+		return false
+	}
+	long, err := readAny(p, data, string(line), stranger())
+	if err != nil || !reflect.DeepEqual(short, long) {
+		t.Fatalf("%q\nthe short way: %+v %+v\nthe library: %v %+v %+v", data, short.request, short.response, err, long.request, long.response)
+	}
+	return true
 }
 
 func written(m parsed) []byte {

@@ -43,6 +43,9 @@ var (
 	errTooLarge = errors.New("message too large")
 	errFields   = errors.New("malformed header field")
 	errScheme   = errors.New("unsupported URI scheme")
+
+	errHeadersInURI = errors.New("header fields in Request-URI") // s.19.1.5
+	errEmptyBranch  = errors.New("empty branch")                 // RFC 4475 s.3.2.1
 )
 
 // newParser returns the library's parser with all header fields left as text but
@@ -68,6 +71,14 @@ func read(p *sip.Parser, data []byte, from netip.AddrPort) (parsed, error) {
 	if end > maxHeader || bytes.Count(data[:end], []byte{'\n'}) > 3*maxFields || len(data) > p.MaxMessageLength {
 		return parsed{}, refuse(data[:min(end, maxHeader)], from, 513, errTooLarge)
 	}
+	if m, ok := readPlain(string(data[:end]), data, from); ok {
+		return m, nil
+	}
+	return readAny(p, data, string(line), from)
+}
+
+// readAny reads a message in any of the forms of RFC 3261, or says what is wrong with it.
+func readAny(p *sip.Parser, data []byte, line string, from netip.AddrPort) (parsed, error) {
 	msg, err := parse(p, data)
 	if err != nil {
 		if _, uri, _ := cut3(line); foreign(uri) { // the library knows letters only in a scheme
@@ -104,16 +115,33 @@ func parse(p *sip.Parser, data []byte) (msg sip.Message, err error) {
 }
 
 // startLine returns the first line when it could be SIP: printable, naming a SIP version.
-func startLine(data []byte) (string, bool) {
+func startLine(data []byte) ([]byte, bool) {
 	end := bytes.IndexByte(data, '\r')
 	if end < len("SIP/2.0 1") || end > maxHeader || !tokenByte(data[0]) {
-		return "", false
+		return nil, false
 	}
 	line := data[:end]
 	if !bytes.Contains(line, []byte("SIP/")) && !bytes.Contains(bytes.ToUpper(line), []byte("SIP/")) {
-		return "", false
+		return nil, false
 	}
-	return string(line), true
+	return line, true
+}
+
+// completeRequest reads the Request-URI and checks what concerns the request as a whole.
+func completeRequest(r *core.Request, uri string, f *fieldReader, from netip.AddrPort) (err error) {
+	if r.URI, err = parseURI(uri); err != nil {
+		return err
+	}
+	switch {
+	case r.URI.Scheme != "sip" && r.URI.Scheme != "sips":
+		return errScheme
+	case strings.IndexByte(uri[strings.IndexByte(uri, '@')+1:], '?') >= 0:
+		return errHeadersInURI
+	case f.top.branch == cookie:
+		return errEmptyBranch
+	}
+	r.Via[0] = f.top.stamped(from)
+	return nil
 }
 
 func readRequest(msg *sip.Request, line string, from netip.AddrPort) (parsed, int, error) {
@@ -130,20 +158,14 @@ func readRequest(msg *sip.Request, line string, from netip.AddrPort) (parsed, in
 		return parsed{}, 400, errors.New("CSeq method mismatch")
 	}
 	r.Method = f.method // the library's copy is in upper case, but methods know case (s.7.1)
-	var err error
-	if r.URI, err = parseURI(uri); err != nil {
+	switch err := completeRequest(r, uri, &f, from); err {
+	case nil:
+	case errScheme:
+		return parsed{}, 416, err
+	default:
 		return parsed{}, 400, err
 	}
-	switch {
-	case foreign(uri):
-		return parsed{}, 416, errScheme
-	case strings.IndexByte(uri[strings.IndexByte(uri, '@')+1:], '?') >= 0:
-		return parsed{}, 400, errors.New("header fields in Request-URI") // s.19.1.5
-	case f.top.branch == cookie:
-		return parsed{}, 400, errors.New("empty branch") // RFC 4475 s.3.2.1
-	}
 	r.Body = msg.Body()
-	r.Via[0] = f.top.stamped(from)
 	return parsed{request: r, via: f.top}, 0, nil
 }
 
@@ -202,6 +224,10 @@ func (f *fieldReader) readAll(all []sip.Header) error {
 			return errTooLarge
 		}
 	}
+	return f.complete()
+}
+
+func (f *fieldReader) complete() error {
 	for n, name := range mandatory {
 		if name != "" && !f.seen[n] {
 			return errors.New("missing " + name)

@@ -38,8 +38,7 @@ func (o out) write(b []byte) error {
 	if o.flow != nil {
 		return o.flow.write(b)
 	}
-	_, err := o.sock.conn.WriteToUDPAddrPort(b, o.addr)
-	return err
+	return o.sock.write(b, o.addr)
 }
 
 func (o out) transport() core.Transport {
@@ -60,27 +59,30 @@ func (o out) flowID() core.FlowID {
 	if o.flow != nil {
 		return o.flow.id
 	}
-	return core.FlowID("udp/" + o.sock.name + "/" + o.addr.String())
+	b := make([]byte, 0, 64)
+	b = append(append(append(b, "udp/"...), o.sock.name...), '/')
+	return core.FlowID(o.addr.AppendTo(b))
 }
 
-// route finds the way to a target, builds the message for it and hands both on. When that
+// letter is a message on its way out.
+type letter interface {
+	build(b []byte, o out) []byte // appends its bytes, as they leave by o
+	start(o out, wire []byte, err error)
+}
+
+// route finds the way to a target, builds the message for it and starts it. When that
 // takes DNS or a dial, it goes on in a goroutine of its own, of which there are maxReaches
 // at most.
-func (s *Stack) route(t core.Target, build func(out) []byte, then func(out, []byte, error)) {
+func (s *Stack) route(t core.Target, l letter) {
 	o, ok := s.ready(t)
-	var wire []byte
-	if ok {
-		wire = build(o)
-		if o.flow != nil || len(wire) <= maxDatagram || s.direct.has(o.addr) {
-			then(o, wire, nil)
-			return
-		}
+	if ok && s.write(o, l) {
+		return
 	}
 	select {
 	case s.reaches <- struct{}{}:
 	default:
 		s.tally.shedReaches.Add(1)
-		then(out{}, nil, errBusy)
+		l.start(out{}, nil, errBusy)
 		return
 	}
 	s.readers.Go(func() {
@@ -88,14 +90,25 @@ func (s *Stack) route(t core.Target, build func(out) []byte, then func(out, []by
 		if !ok {
 			var err error
 			if o, err = s.reach(t); err != nil {
-				then(out{}, nil, err)
+				l.start(out{}, nil, err)
 				return
 			}
-			wire = build(o)
 		}
-		o, wire = s.upgrade(o, wire, build)
-		then(o, wire, nil)
+		o = s.upgrade(o, l)
+		l.start(o, l.build(nil, o), nil)
 	})
+}
+
+// write starts a message, or reports that it is too long for a datagram.
+func (s *Stack) write(o out, l letter) bool {
+	scratch := s.scratch.Get().(*[]byte)
+	defer s.scratch.Put(scratch)
+	*scratch = l.build((*scratch)[:0], o)
+	if o.flow == nil && len(*scratch) > maxDatagram && !s.direct.has(o.addr) {
+		return false
+	}
+	l.start(o, *scratch, nil)
+	return true
 }
 
 // ready finds ways that need neither DNS nor a dial.
@@ -288,19 +301,18 @@ func (t *flowTable) toward(addr netip.AddrPort) *flow {
 
 // upgrade tries TCP for a request that is too long for a datagram. When nobody answers
 // there the datagram goes out all the same: fragments mostly arrive.
-func (s *Stack) upgrade(o out, wire []byte, build func(out) []byte) (out, []byte) {
-	if o.flow != nil || len(wire) <= maxDatagram || s.direct.has(o.addr) {
-		return o, wire
+func (s *Stack) upgrade(o out, l letter) out {
+	if o.flow != nil || len(l.build(nil, o)) <= maxDatagram || s.direct.has(o.addr) {
+		return o
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, min(upgradeWait, s.cfg.ConnectTimeout))
 	defer cancel()
 	f, err := s.dial(ctx, o.addr)
 	if err != nil {
 		s.direct.add(o.addr)
-		return o, wire
+		return o
 	}
-	o = out{flow: f, addr: o.addr}
-	return o, build(o)
+	return out{flow: f, addr: o.addr}
 }
 
 // directory remembers which peers did not answer on TCP, so that only the first long

@@ -1,75 +1,224 @@
 package sipstack
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
-	"net"
 	"net/netip"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/dialtone-cc/dialtone/server/core"
-	"github.com/emiago/sipgo/sip"
 )
 
-// unowned are the methods of sip.Connection by which the library counts users of a socket.
-// Sockets belong to the Stack, so they do nothing.
-type unowned struct{}
+// state is that of a transaction, of a peer or of ours (RFC 3261 s.17, RFC 6026 s.7).
+type state string
 
-func (unowned) LocalAddr() net.Addr    { return nil }
-func (unowned) Ref(int) int            { return 1 }
-func (unowned) TryClose() (int, error) { return 1, nil }
-func (unowned) Close() error           { return nil }
+// The states. Calling and Trying are one: what differs is the method.
+const (
+	trying     state = "trying"     // nothing was answered yet
+	proceeding state = "proceeding" // answered provisionally
+	accepted   state = "accepted"   // INVITE, by a 2xx
+	completed  state = "completed"  // by any other final response
+	confirmed  state = "confirmed"  // INVITE refused, and the ACK has come
+	terminated state = "terminated"
+)
 
-// serverTxn is a transaction of a peer (RFC 3261 s.17.2). The library's machine decides
-// what is sent when; it is given messages that carry their bytes as body, so that each is
-// written once, as the core wants it, and repeated as it was.
+// serverTxn is a transaction of a peer (RFC 3261 s.17.2, RFC 6026 s.7.1). It is given each
+// response as the bytes to send, so that it is repeated as it was.
 type serverTxn struct {
-	unowned
-	stack   *Stack
-	id      core.TxnID
-	source  netip.Addr
-	back    out // where responses go
-	machine *sip.ServerTx
-	origin  *sip.Request
-	born    time.Time
+	stack  *Stack
+	id     core.TxnID
+	source netip.Addr
+	back   out // where responses go
+	invite bool
+	opens  bool // the request has no tag in To: it is of no dialog
 
-	mu    sync.Mutex
-	final int    // status of the final response, 0 before
-	last  []byte // the latest response
-	acked bool
+	mu      sync.Mutex
+	state   state
+	request *core.Request // an INVITE as long as its 100 may have to be made
+	last    []byte        // the latest response, as long as it may have to be repeated
+	status  int           // of last
+	again   alarm         // Timer G; of an INVITE without an answer, its 100
+	pause   time.Duration // of Timer G
+	end     alarm         // Timers H, I, J, L; without an answer, the end of patience
 }
 
-// WriteMsg is how the machine sends, now and when its timers repeat. A message without
-// bytes is the 100 that the machine makes by itself 200 ms after an INVITE, if this process
-// was held up so long before it gave its own; from then on the machine would repeat that
-// one in place of the latest response.
-func (t *serverTxn) WriteMsg(msg sip.Message) error {
-	res, ok := msg.(*sip.Response)
-	if !ok {
-		return errors.New("a server transaction sends responses only")
+// open starts the timers of a request that nothing was answered to.
+func (t *serverTxn) open(r *core.Request) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.stack
+	t.again.owner, t.end.owner = t, t
+	if !t.invite {
+		s.alarms.set(&t.end, s.timing.giveUp()) // the peer gives up then (s.17.1.2.2)
+		return
 	}
-	wire := res.Body()
-	if len(wire) == 0 {
-		t.mu.Lock()
-		wire = t.last
-		t.mu.Unlock()
-	}
-	if err := t.back.write(wire); err != nil {
-		return err
-	}
-	t.stack.tally.sentResponse(res.StatusCode)
-	return nil
+	// s.17.2.1: 100 after 200 ms at most, unless another response is quicker, as nearly
+	// always. An INVITE may wait for the core as long as it likes.
+	t.request = r
+	s.alarms.set(&t.again, s.timing.trying)
 }
 
-// carrier is a message for the machines: a status, and the bytes to write.
-func carrier(status int, wire []byte) *sip.Response {
-	r := sip.NewResponse(status, "")
-	r.SetBody(wire)
-	return r
+// repeat answers a repeated request.
+func (t *serverTxn) repeat() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch t.state {
+	case trying:
+		if t.invite { // its 100 is due now (s.17.2.1)
+			t.hurry()
+		}
+	case proceeding, completed:
+		t.write()
+	}
+}
+
+// hurry sends the 100 of an INVITE.
+func (t *serverTxn) hurry() {
+	t.state, t.last, t.status = proceeding, tryingTo(t.request), 100
+	t.request = nil
+	t.stack.alarms.stop(&t.again)
+	t.write()
+}
+
+// write sends the latest response. A transaction whose transport fails is over (s.17.2.4).
+func (t *serverTxn) write() bool {
+	if t.back.write(t.last) != nil {
+		t.terminate()
+		return false
+	}
+	t.stack.tally.sentResponse(t.status)
+	return true
+}
+
+// respond sends a response of the core and reports whether it went out, or had not to: the
+// first final response is the last word, except that the core repeats a 2xx to INVITE until
+// the ACK comes (s.13.3.1.4).
+func (t *serverTxn) respond(status int, wire []byte) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case t.state == trying || t.state == proceeding:
+	case t.state == accepted && status/100 == 2:
+	default:
+		return true
+	}
+	s := t.stack
+	first := t.state != accepted
+	t.last, t.status, t.request = wire, status, nil
+	s.alarms.stop(&t.again)
+	if !t.write() {
+		return false
+	}
+	switch {
+	case status < 200:
+		t.state, t.last = proceeding, bytes.Clone(wire)
+	case t.invite && status < 300:
+		t.state, t.last = accepted, nil // RFC 6026: a repeated INVITE is absorbed
+		if first {
+			s.alarms.set(&t.end, s.timing.giveUp()) // Timer L
+		}
+	case t.invite:
+		t.complete(wire)
+	case t.back.flow != nil: // nothing is repeated there: Timer J is 0
+		t.terminate()
+	default:
+		t.state, t.last = completed, bytes.Clone(wire)
+		s.alarms.set(&t.end, s.timing.giveUp()) // Timer J
+	}
+	return true
+}
+
+// complete waits for the ACK to the refusal of an INVITE.
+func (t *serverTxn) complete(wire []byte) {
+	s := t.stack
+	t.state, t.last = completed, bytes.Clone(wire)
+	s.servers.refused.Add(1)
+	s.alarms.set(&t.end, s.timing.giveUp()) // Timer H
+	if t.back.flow == nil {
+		t.pause = s.timing.t1
+		s.alarms.set(&t.again, t.pause) // Timer G
+	}
+}
+
+// ack ends the repetition of a refusal. It reports false when the ACK is the core's: to a
+// 2xx it should come under a new branch, but some peers keep the INVITE's.
+func (t *serverTxn) ack() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.stack
+	switch t.state {
+	case accepted, terminated:
+		return false
+	case completed:
+		s.servers.refused.Add(-1)
+		t.state, t.last = confirmed, nil
+		s.alarms.stop(&t.again)
+		if t.back.flow != nil {
+			t.terminate()
+			return true
+		}
+		s.alarms.set(&t.end, s.timing.t4) // Timer I
+	}
+	return true
+}
+
+// refuse sends a final response once and ends.
+func (t *serverTxn) refuse(status int, wire []byte) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.state != trying && t.state != proceeding {
+		return
+	}
+	t.last, t.status = wire, status
+	if t.write() {
+		t.terminate()
+	}
+}
+
+// ring is how alarms ring.
+func (t *serverTxn) ring(a *alarm, now time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case a.stale(now):
+	case a == &t.end:
+		if t.state == trying || t.state == proceeding {
+			t.stack.tally.unanswered.Add(1)
+		}
+		t.terminate()
+	case t.state == trying:
+		t.hurry()
+	case t.state == completed:
+		if t.write() {
+			t.pause = min(2*t.pause, t.stack.timing.t2)
+			t.stack.alarms.set(&t.again, t.pause)
+		}
+	}
+}
+
+func (t *serverTxn) terminate() {
+	if t.state == terminated {
+		return
+	}
+	if t.state == completed && t.invite {
+		t.stack.servers.refused.Add(-1)
+	}
+	t.state, t.last, t.request = terminated, nil, nil
+	t.stack.alarms.stop(&t.again)
+	t.stack.alarms.stop(&t.end)
+	t.stack.servers.remove(t)
+}
+
+// drop ends the transaction without a word.
+func (t *serverTxn) drop() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.terminate()
 }
 
 // serverID identifies the transaction that a request opens or belongs to; method is
@@ -98,6 +247,7 @@ type serverTable struct {
 	byID     map[core.TxnID]*serverTxn
 	bySource map[netip.Addr]int
 	invites  int
+	refused  atomic.Int64 // INVITEs that were refused and not yet acknowledged
 }
 
 func (t *serverTable) init(limit int) {
@@ -129,7 +279,7 @@ func (t *serverTable) add(x *serverTxn) bool {
 	}
 	t.byID[x.id] = x
 	t.bySource[x.source]++
-	if x.origin.IsInvite() {
+	if x.invite {
 		t.invites++
 	}
 	return true
@@ -145,7 +295,7 @@ func (t *serverTable) remove(x *serverTxn) {
 	if t.bySource[x.source]--; t.bySource[x.source] == 0 {
 		delete(t.bySource, x.source)
 	}
-	if x.origin.IsInvite() {
+	if x.invite {
 		t.invites--
 	}
 }
@@ -156,20 +306,6 @@ func (t *serverTable) counts() (invite, other int) {
 	return t.invites, len(t.byID) - t.invites
 }
 
-// unanswered returns the transactions other than INVITE that began before an instant and
-// have no final response.
-func (t *serverTable) unanswered(before time.Time) []*serverTxn {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	var old []*serverTxn
-	for _, x := range t.byID {
-		if !x.origin.IsInvite() && x.born.Before(before) && x.status() == 0 {
-			old = append(old, x)
-		}
-	}
-	return old
-}
-
 func (t *serverTable) terminateAll() {
 	t.mu.Lock()
 	all := make([]*serverTxn, 0, len(t.byID))
@@ -178,14 +314,8 @@ func (t *serverTable) terminateAll() {
 	}
 	t.mu.Unlock()
 	for _, x := range all {
-		x.machine.Terminate()
+		x.drop()
 	}
-}
-
-func (t *serverTxn) status() int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.final
 }
 
 // gotRequest is the way of every request that could be read.
@@ -198,7 +328,7 @@ func (s *Stack) gotRequest(m parsed, peer core.Peer, back out) {
 	id := serverID(&m, method, source)
 	if t := s.servers.get(id); t != nil {
 		s.tally.repeated.Add(1)
-		t.machine.Receive(t.origin) // repeats the last response, if there is one
+		t.repeat()
 		return
 	}
 	var cancels core.TxnID
@@ -214,17 +344,12 @@ func (s *Stack) gotRequest(m parsed, peer core.Peer, back out) {
 		s.refuseBusy(&m, back)
 		return
 	}
-	t, err := s.openServer(id, &m, source, back)
-	if err != nil {
-		return
-	}
+	t := &serverTxn{stack: s, id: id, source: source, back: back, state: trying,
+		invite: method == core.INVITE, opens: m.request.To.Tag() == ""}
 	if !s.servers.add(t) { // the same request on another connection, at the same instant
-		t.machine.Terminate()
 		return
 	}
-	if method == core.INVITE {
-		t.machine.Respond(carrier(100, t.last))
-	}
+	t.open(m.request)
 	e := core.RequestReceived{Txn: id, Cancels: cancels, From: peer, Request: m.request}
 	if s.inbox.offer(e) {
 		return
@@ -240,33 +365,21 @@ func (s *Stack) shed(t *serverTxn, m *parsed, e core.RequestReceived) {
 	case ends && t.back.flow != nil:
 		s.inbox.keep(e)
 	case ends:
-		t.machine.Terminate()
+		t.drop()
 	default:
-		t.machine.Terminate()
+		t.drop()
 		s.refuseBusy(m, t.back)
 	}
 }
 
-func (s *Stack) openServer(id core.TxnID, m *parsed, source netip.Addr, back out) (*serverTxn, error) {
-	t := &serverTxn{stack: s, id: id, source: source, back: back, born: time.Now()}
-	if m.request.Method == core.INVITE {
-		t.last = s.trying(m.request)
-	}
-	t.origin = &sip.Request{Method: sip.RequestMethod(m.request.Method)}
-	t.origin.SetTransport(strings.ToUpper(string(back.transport())))
-	t.machine = sip.NewServerTx(string(id), t.origin, t, s.quiet)
-	t.machine.OnTerminate(func(string, error) { s.servers.remove(t) })
-	return t, t.machine.Init()
-}
-
-// trying writes the 100, with the Timestamp that s.8.2.6.1 asks for.
-func (s *Stack) trying(r *core.Request) []byte {
+// tryingTo writes a 100, with the Timestamp that s.8.2.6.1 asks for.
+func tryingTo(r *core.Request) []byte {
 	res := r.Reply(100, "")
 	res.RecordRoute = nil
 	if ts := r.Get("Timestamp"); ts != "" {
 		res.Header = []core.Field{{Name: "Timestamp", Value: ts}}
 	}
-	return appendResponse(make([]byte, 0, 512), res, "")
+	return appendResponse(make([]byte, 0, 384), res, "")
 }
 
 // refuseBusy answers 503 without a transaction (RFC 3261 s.8.2.7).
@@ -285,15 +398,8 @@ func (s *Stack) refuseBusy(m *parsed, back out) {
 // gotAck tells the ACK to a 2xx, which is the core's, from the ACK to another final
 // response, which ends here (RFC 3261 s.17).
 func (s *Stack) gotAck(m parsed, peer core.Peer) {
-	if t := s.servers.get(serverID(&m, core.INVITE, peer.Addr.Addr())); t != nil {
-		switch status := t.status(); {
-		case status >= 300:
-			t.ack()
-			return
-		case status == 0:
-			return // nothing was answered yet
-		}
-		// A 2xx should be acknowledged under a new branch; some peers keep the INVITE's.
+	if t := s.servers.get(serverID(&m, core.INVITE, peer.Addr.Addr())); t != nil && t.ack() {
+		return
 	}
 	if strings.HasPrefix(m.request.To.Tag(), statelessTag) {
 		return
@@ -303,90 +409,77 @@ func (s *Stack) gotAck(m parsed, peer core.Peer) {
 	}
 }
 
-// ack stops the repetition of a final response. The machine hands the ACK to a receiver
-// and would keep a goroutine waiting for one, so there is one.
-func (t *serverTxn) ack() {
-	t.mu.Lock()
-	first := !t.acked
-	t.acked = true
-	t.mu.Unlock()
-	if !first {
-		return
-	}
-	go func() {
-		select {
-		case <-t.machine.Acks():
-		case <-t.machine.Done():
-		}
-	}()
-	t.machine.Receive(&sip.Request{Method: sip.ACK})
-}
+// maxRefused is how many refused INVITEs may wait for their ACK. Peers that live acknowledge
+// within a round trip, so it is reached by a flood with forged sources alone. Beyond it a
+// refusal is sent once and forgotten, as a stateless server does (s.8.2.7): repeated a dozen
+// times each, the refusals would be a flood of our own, on whom the flood names.
+const maxRefused = 128
 
 // respond sends a response of the core.
 func (s *Stack) respond(e core.Respond) {
-	wire := appendResponse(make([]byte, 0, 1024), e.Response, s.cfg.Software)
 	t := s.servers.get(e.Txn)
 	if t == nil {
-		s.respondByVia(e, wire)
+		s.respondByVia(e, appendResponse(make([]byte, 0, 1024), e.Response, s.cfg.Software))
 		return
 	}
-	if !t.admits(e.Response.Status, wire) {
+	scratch := s.scratch.Get().(*[]byte)
+	defer s.scratch.Put(scratch)
+	if t.invite && t.opens && e.Response.Status >= 300 && s.servers.refused.Load() >= maxRefused {
+		s.tally.forgotten.Add(1)
+		res := *e.Response
+		res.To = res.To.WithTag(tagOf(res.CallID, string(e.Txn))) // the same each time; its ACK ends here
+		*scratch = appendResponse((*scratch)[:0], &res, s.cfg.Software)
+		t.refuse(res.Status, *scratch)
 		return
 	}
-	switch err := t.machine.Respond(carrier(e.Response.Status, wire)); {
-	case err == nil:
-	case t.back.flow != nil:
-		s.respondByVia(e, wire) // its connection is gone: s.18.2.2 asks for a new one
+	*scratch = appendResponse((*scratch)[:0], e.Response, s.cfg.Software)
+	switch {
+	case t.respond(e.Response.Status, *scratch):
+	case t.back.flow != nil: // its connection is gone: s.18.2.2 asks for a new one
+		s.respondByVia(e, bytes.Clone(*scratch))
 	default:
 		s.tally.unsent.Add(1)
 	}
 }
 
-// admits keeps the machine from a response that its state does not know: it would ignore
-// it, but repeat it in place of the right one when the request is repeated.
-func (t *serverTxn) admits(status int, wire []byte) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	// The core repeats a 2xx to INVITE until the ACK comes, s.13.3.1.4.
-	again := t.origin.IsInvite() && t.final/100 == 2 && status/100 == 2
-	if t.final != 0 && !again {
-		return false
-	}
-	if status >= 200 {
-		t.final = status
-	}
-	t.last = wire
-	return true
-}
-
 // respondByVia answers a transaction that is not known (any more): by the flow, else by
 // the topmost Via, which was stamped when the request came (RFC 3261 s.18.2.2).
 func (s *Stack) respondByVia(e core.Respond, wire []byte) {
-	status := e.Response.Status
-	sent := func(o out, b []byte, err error) {
-		if err == nil {
-			err = o.write(b)
-		}
-		if err != nil {
-			s.tally.unsent.Add(1)
-			s.log.Debug("SIP: a response could not be sent", "status", status, "call_id", e.Response.CallID, "error", err)
-			return
-		}
-		s.tally.sentResponse(status)
-	}
 	if f := s.flows.get(e.To.Flow); f != nil && f.write(wire) == nil {
-		s.tally.sentResponse(status)
+		s.tally.sentResponse(e.Response.Status)
 		return
 	}
+	l := &lateResponse{stack: s, res: e.Response, wire: wire}
 	target, o, ok := s.answerTarget(e)
 	switch {
 	case ok:
-		sent(o, wire, nil)
+		l.start(o, wire, nil)
 	case target.Host == "":
-		sent(out{}, nil, errVia)
+		l.start(out{}, nil, errVia)
 	default:
-		s.route(target, func(out) []byte { return wire }, sent)
+		s.route(target, l)
 	}
+}
+
+// lateResponse is a response without a transaction on its way.
+type lateResponse struct {
+	stack *Stack
+	res   *core.Response
+	wire  []byte
+}
+
+func (l *lateResponse) build(b []byte, _ out) []byte { return append(b, l.wire...) }
+
+func (l *lateResponse) start(o out, wire []byte, err error) {
+	if err == nil {
+		err = o.write(wire)
+	}
+	if err != nil {
+		l.stack.tally.unsent.Add(1)
+		l.stack.log.Debug("SIP: a response could not be sent", "status", l.res.Status, "call_id", l.res.CallID, "error", err)
+		return
+	}
+	l.stack.tally.sentResponse(l.res.Status)
 }
 
 // answerTarget returns a socket and an address for datagrams, a target to dial otherwise.

@@ -37,7 +37,7 @@ func TestRetransmissionIsAbsorbed(t *testing.T) {
 	}
 }
 
-// RFC 3261 s.17.2.1: 100 at once, the final response repeated until the ACK, which ends
+// RFC 3261 s.17.2.1: 100 without the core, the final response repeated until the ACK, which ends
 // here. s.13.3.1.4: 2xx are sent as often as the core says, and not once more.
 func TestInviteRejected(t *testing.T) {
 	t.Parallel()
@@ -124,19 +124,39 @@ func TestFirstFinalResponseCounts(t *testing.T) {
 	p.expect("SIP/2.0 200 OK")
 }
 
-// The machine's own 100, however late it fires, must neither go out empty nor be repeated
-// in place of the final response.
-func TestLateTryingOfTheMachine(t *testing.T) {
+// RFC 3261 s.17.2.1: an INVITE that the core answers soon needs no 100, one that waits gets
+// it within 200 ms, and one that is repeated before that at once. It never comes behind
+// another response.
+func TestTrying(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	r := newRig(t, func(c *Config) { c.T1 = 500 * time.Millisecond })
 	p := newPhone(r, core.UDP)
-	p.send(p.in("c", "INVITE", "a", "", ""))
+	p.send(p.in("soon", "INVITE", "a", "", ""))
+	r.reply(want[core.RequestReceived](r), 180)
+	if text := p.recv(patience); !strings.HasPrefix(text, "SIP/2.0 180") {
+		t.Errorf("first answer:\n%s", text)
+	}
+	late := p.in("late", "INVITE", "b", "", "")
+	p.send(late)
+	start := time.Now()
 	e := want[core.RequestReceived](r)
-	p.expect("SIP/2.0 100")
+	if text := p.recv(patience); !strings.HasPrefix(text, "SIP/2.0 100") || callIDOf(text) != "late" {
+		t.Errorf("waiting INVITE got:\n%s", text)
+	}
+	if took := time.Since(start); took < 100*time.Millisecond || took > time.Second { // 182 ms on an idle machine
+		t.Errorf("100 after %v", took)
+	}
 	r.reply(e, 486)
 	p.expect("SIP/2.0 486")
-	r.servers.get(e.Txn).machine.Respond(sip.NewResponse(100, "Trying")) // what its timer does
-	p.expect("SIP/2.0 486")                                              // Timer G
+	repeated := p.in("repeated", "INVITE", "c", "", "")
+	p.send(repeated)
+	p.send(repeated)
+	for text := p.recv(patience); !strings.HasPrefix(text, "SIP/2.0 100"); text = p.recv(patience) {
+		if callIDOf(text) == "repeated" || text == "" { // a 486 to "late" may come again
+			t.Fatalf("repeated INVITE got:\n%s", text)
+		}
+	}
+	want[core.RequestReceived](r)
 }
 
 // RFC 3261 s.9.2: the core answers the CANCEL and the INVITE, nobody else does.

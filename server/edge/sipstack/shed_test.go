@@ -98,9 +98,10 @@ func TestFloodOfRequests(t *testing.T) {
 			eventually(t, "read", func() bool { return r.Gauges().RequestsReceived["INVITE"] == uint64(i+1) })
 		}
 	}
-	if g := r.Gauges(); g.ServerInvite != 50 || g.Shed["transactions"] != 450 || g.ResponsesSent["5xx"] != 450 || g.ResponsesSent["1xx"] != 50 {
+	if g := r.Gauges(); g.ServerInvite != 50 || g.Shed["transactions"] != 450 || g.ResponsesSent["5xx"] != 450 {
 		t.Errorf("gauges %+v", g)
 	}
+	eventually(t, "those that wait got a 100", func() bool { return r.Gauges().ResponsesSent["1xx"] == 50 })
 	if grown := runtime.NumGoroutine() - goroutines; grown > 50 {
 		t.Logf("%d more goroutines (other tests run beside)", grown)
 	}
@@ -151,39 +152,6 @@ func TestUnansweredRequestsEnd(t *testing.T) {
 	eventually(t, "swept", func() bool { g := r.Gauges(); return g.ServerOther == 0 && g.Unanswered == 1 })
 }
 
-// Do never waits. When its workers can't keep up, requests fail and responses are dropped.
-func TestFullOutbox(t *testing.T) {
-	t.Parallel()
-	r := newRig(t, nil)
-	p := newPhone(r, core.UDP)
-	request := func(i int) core.SendRequest {
-		return core.SendRequest{Txn: core.TxnID(fmt.Sprint("z9hG4bK", i)), To: toAddr(core.UDP, p.local()), Request: outbound(p, "OPTIONS", "c")}
-	}
-	r.clients.mu.Lock() // holds the worker of this Call-ID
-	longest := time.Duration(0)
-	do := func(e core.Effect) {
-		start := time.Now()
-		r.Do(e)
-		longest = max(longest, time.Since(start))
-	}
-	do(request(0))
-	for range outboxSize + 1 {
-		do(core.Respond{Txn: "unknown", Response: &core.Response{Status: 200, Message: core.Message{CallID: "c"}}})
-	}
-	for i := range 50 {
-		do(request(i + 1))
-	}
-	failed := len(r.events)
-	r.clients.mu.Unlock()
-	if g := r.Gauges(); failed != 50 || g.Shed["outbox"] < 50 || g.Shed["outbox"] > 51 {
-		t.Errorf("%d failed, %d counted", failed, g.Shed["outbox"])
-	}
-	if longest > 50*time.Millisecond { // a microsecond on an idle machine
-		t.Errorf("Do took %v", longest)
-	}
-	p.expect("OPTIONS")
-}
-
 // Close sends what was asked for before, and emits nothing afterwards; Do is harmless.
 func TestClose(t *testing.T) {
 	t.Parallel()
@@ -199,7 +167,7 @@ func TestClose(t *testing.T) {
 	if err := r.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	got := p.expect("") + p.expect("") + p.expect("")
+	got := p.expect("") + p.expect("")
 	if !strings.Contains(got, "503 Service") || !strings.Contains(got, "INVITE sip:1001") {
 		t.Errorf("got\n%s", got)
 	}

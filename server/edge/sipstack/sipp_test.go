@@ -215,6 +215,64 @@ func BenchmarkSippCall(b *testing.B) {
 	}
 }
 
+// BenchmarkSippBridge is the SIP of a queue call: INVITE-200-ACK from a caller, INVITE-180-
+// 200-ACK to an agent, BYE both ways. SIPp is caller and agent, in processes of their own.
+func BenchmarkSippBridge(b *testing.B) {
+	for _, rate := range []int{50, 500, 2000} {
+		b.Run(fmt.Sprint("rate=", rate), func(b *testing.B) {
+			r := newRig(b, nil)
+			cmd, agent := sipp(b, core.UDP, "-sn", "uas")
+			if err := cmd.Start(); err != nil {
+				b.Fatal(err)
+			}
+			defer func() { cmd.Process.Kill(); cmd.Wait() }()
+			waitForListener(b, core.UDP, agent)
+			r.script(bridge(toAddr(core.UDP, agent)))
+			before := cpuTime(b)
+			run(b, core.UDP, "-sn", "uac", "-d", "10", "-m", strconv.Itoa(b.N), "-r", fmt.Sprint(rate), "-l", "8000", r.Addr(core.UDP).String())
+			b.ReportMetric(float64((cpuTime(b)-before).Microseconds())/float64(b.N), "us-CPU/call")
+			b.ReportMetric(0, "ns/op")
+			if g := r.Gauges(); g.RequestsSent[core.BYE] < uint64(b.N) {
+				b.Errorf("%d of %d calls were bridged", g.RequestsSent[core.BYE], b.N)
+			}
+		})
+	}
+}
+
+// bridge is a core of a few lines that connects every caller to one agent.
+func bridge(agent core.Target) func(core.Event) []core.Effect {
+	callers := map[string]core.RequestReceived{}
+	us := []core.Address{{URI: core.URI{Scheme: "sip", Host: "127.0.0.1", Port: 5060}}}
+	send := func(method, callID string, cseq uint32, to core.Address) core.Effect {
+		q := &core.Request{Method: method, URI: core.URI{Scheme: "sip", User: "agent", Host: agent.Host, Port: agent.Port}, Message: core.Message{
+			From: core.Address{URI: core.URI{Scheme: "sip", Host: "q"}, Params: ";tag=ours"}, To: to, CallID: callID, CSeq: cseq, Contact: us}}
+		return core.SendRequest{Txn: core.TxnID(cookie + method + callID), To: agent, Request: q}
+	}
+	return func(e core.Event) []core.Effect {
+		switch e := e.(type) {
+		case core.RequestReceived:
+			switch id := e.Request.CallID; e.Request.Method {
+			case core.INVITE:
+				callers[id] = e
+				return []core.Effect{send(core.INVITE, id, 1, core.Address{URI: core.URI{Scheme: "sip", Host: "agent"}})}
+			case core.BYE:
+				return []core.Effect{core.Respond{Txn: e.Txn, To: e.From, Response: e.Request.Reply(200, "")},
+					send(core.BYE, id, 2, core.Address{URI: core.URI{Scheme: "sip", Host: "agent"}, Params: ";tag=theirs"})}
+			}
+		case core.ResponseReceived:
+			caller, ok := callers[e.Response.CallID]
+			if !ok || e.Response.Status != 200 || e.Response.Method != core.INVITE {
+				return nil
+			}
+			delete(callers, e.Response.CallID)
+			ok200 := caller.Request.Reply(200, "ours")
+			ok200.Contact = us
+			return []core.Effect{send(core.ACK, e.Response.CallID, 1, e.Response.To), core.Respond{Txn: caller.Txn, To: caller.From, Response: ok200}}
+		}
+		return nil
+	}
+}
+
 func cpuTime(b *testing.B) time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {

@@ -3,11 +3,9 @@ package sipstack
 import (
 	"context"
 	"errors"
-	"hash/maphash"
 	"log/slog"
 	"net"
 	"net/netip"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,7 +35,7 @@ type Config struct {
 	MaxMessage        int           // bytes, default 64 kB
 	MaxTransactions   int           // of peers, and as many of ours, default 50,000; one source gets half
 	ConnectTimeout    time.Duration // DNS and TCP dial of one request, default 3 s
-	T1                time.Duration // RFC 3261 s.17.1.1.1; 0: 500 ms. One value per process: the library keeps its timers in variables
+	T1                time.Duration // RFC 3261 s.17.1.1.1; 0: that of the library, 500 ms
 	Software          string        // User-Agent and Server, default "dialtone"
 	Resolver          *net.Resolver // default net.DefaultResolver
 }
@@ -68,17 +66,15 @@ func positive[T int | time.Duration](v, standard T) T {
 	return standard
 }
 
-const (
-	outboxSize = 8192 // effects that wait in one worker
-	maxReaches = 256  // requests that wait for DNS or a TCP dial at a time
-)
+const maxReaches = 256 // requests that wait for DNS or a TCP dial at a time
 
 // Stack is a running SIP edge. Do is called from one goroutine; everything else from any.
 type Stack struct {
 	cfg    Config
 	log    *slog.Logger
 	parser *sip.Parser
-	quiet  *slog.Logger // for the library, which logs what strangers send
+	timing timing
+	alarms alarms
 
 	udp     []*socket
 	tcp     []*listener
@@ -89,8 +85,7 @@ type Stack struct {
 	tally   tally
 	direct  directory // peers that did not answer on TCP
 
-	outbox  []chan core.Effect // one per worker; by Call-ID, so that a dialog keeps its order
-	seed    maphash.Seed
+	scratch sync.Pool     // *[]byte, to write a message in
 	reaches chan struct{} // one token per request that waits for DNS or a dial
 	done    chan struct{} // closed when Close begins
 	closed  atomic.Bool
@@ -107,14 +102,12 @@ func New(cfg Config) (*Stack, error) {
 	if cfg.Emit == nil {
 		return nil, errors.New("sipstack: Config.Emit is missing")
 	}
-	if cfg.T1 > 0 && cfg.T1 != sip.T1 {
-		sip.SetTimers(cfg.T1, 8*cfg.T1, 10*cfg.T1)
-	}
 	s := &Stack{
-		cfg: cfg, log: cfg.Log, parser: newParser(cfg.MaxMessage), quiet: slog.New(slog.DiscardHandler),
-		outbox: make([]chan core.Effect, min(8, max(2, runtime.GOMAXPROCS(0)))),
-		seed:   maphash.MakeSeed(), reaches: make(chan struct{}, maxReaches), done: make(chan struct{}),
+		cfg: cfg, log: cfg.Log, parser: newParser(cfg.MaxMessage), timing: timingOf(cfg.T1),
+		reaches: make(chan struct{}, maxReaches), done: make(chan struct{}),
 	}
+	s.scratch.New = func() any { b := make([]byte, 0, 2048); return &b }
+	s.alarms.init(s.timing.grain())
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.flows.init()
 	s.servers.init(cfg.MaxTransactions)
@@ -125,11 +118,6 @@ func New(cfg Config) (*Stack, error) {
 		s.stop()
 		return nil, err
 	}
-	for i := range s.outbox {
-		s.outbox[i] = make(chan core.Effect, outboxSize)
-		s.workers.Go(func() { s.work(s.outbox[i]) })
-	}
-	s.workers.Go(s.sweep)
 	s.workers.Go(s.inbox.retry)
 	s.serve()
 	return s, nil
@@ -147,75 +135,28 @@ func (s *Stack) Addr(t core.Transport) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// Do carries out SendRequest and Respond; other effects are not for this edge. It hands
-// the work to a worker and never waits: with a full outbox a request fails as Undelivered
-// and a response is dropped, so that its request is repeated.
+// timingOf returns the durations that follow from T1; for 0, those of the library, which a
+// process may have set.
+func timingOf(t1 time.Duration) timing {
+	t := timing{t1: t1, t2: 8 * t1, t4: 10 * t1, d: 64 * t1}
+	if t1 <= 0 {
+		t = timing{t1: sip.T1, t2: sip.T2, t4: sip.T4, d: sip.Timer_D}
+	}
+	t.trying = t.t1 * 3 / 10 // with the grain not above 200 ms
+	return t
+}
+
+// Do carries out SendRequest and Respond; other effects are not for this edge. It never
+// waits: what takes DNS or a connection goes on beside it.
 func (s *Stack) Do(e core.Effect) {
 	if s.closed.Load() {
 		return
 	}
-	var callID string
-	switch e := e.(type) {
-	case core.SendRequest:
-		callID = e.Request.CallID
-	case core.Respond:
-		callID = e.Response.CallID
-	default:
-		return
-	}
-	box := s.outbox[maphash.String(s.seed, callID)%uint64(len(s.outbox))]
-	select {
-	case box <- e:
-	default:
-		s.tally.shedOutbox.Add(1)
-		if e, ok := e.(core.SendRequest); ok && e.Request.Method != core.ACK {
-			s.inbox.keep(core.TransactionFailed{Txn: clientID(e), Cause: core.Undelivered})
-		}
-	}
-}
-
-func (s *Stack) work(box <-chan core.Effect) {
-	for {
-		select {
-		case e := <-box:
-			s.carryOut(e)
-		case <-s.done:
-			for { // what was asked for before Close still leaves
-				select {
-				case e := <-box:
-					s.carryOut(e)
-				default:
-					return
-				}
-			}
-		}
-	}
-}
-
-func (s *Stack) carryOut(e core.Effect) {
 	switch e := e.(type) {
 	case core.SendRequest:
 		s.send(e)
 	case core.Respond:
 		s.respond(e)
-	}
-}
-
-// sweep ends transactions of peers that the core never answered: after 64*T1 the peer has
-// given up (RFC 3261 s.17.1.2.2). An INVITE may wait for as long as the core likes.
-func (s *Stack) sweep() {
-	tick := time.NewTicker(sip.Timer_F / 4)
-	defer tick.Stop()
-	for {
-		select {
-		case <-s.done:
-			return
-		case now := <-tick.C:
-			for _, t := range s.servers.unanswered(now.Add(-sip.Timer_F)) {
-				s.tally.unanswered.Add(1)
-				t.machine.Terminate()
-			}
-		}
 	}
 }
 
@@ -239,6 +180,7 @@ func (s *Stack) Close(ctx context.Context) error {
 	s.flows.closeAll()
 	s.servers.terminateAll()
 	s.clients.terminateAll()
+	s.alarms.close()
 	return errors.Join(err, await(ctx, &s.readers))
 }
 

@@ -37,7 +37,10 @@ func parseVia(s string) (via, error) {
 		return via{}, errVia
 	}
 	rest = strings.TrimLeft(rest, " \t")
-	space := strings.IndexAny(rest, " \t")
+	space := strings.IndexByte(rest, ' ')
+	if tab := strings.IndexByte(rest, '\t'); tab >= 0 && (space < 0 || tab < space) {
+		space = tab
+	}
 	if space < 0 || !isToken(rest[:space]) {
 		return via{}, errVia
 	}
@@ -74,8 +77,14 @@ func parseSentBy(s string) (host string, port uint16, err error) {
 		}
 		return strings.ToLower(host), port, nil
 	}
-	if host == "" || hasForbidden(host) || strings.ContainsAny(host, ":,[]@/?") {
+	if host == "" || hasForbidden(host) {
 		return "", 0, errVia
+	}
+	for i := 0; i < len(host); i++ {
+		switch host[i] {
+		case ':', ',', '[', ']', '@', '/', '?':
+			return "", 0, errVia
+		}
 	}
 	return strings.ToLower(host), port, nil
 }
@@ -107,42 +116,41 @@ func (v *via) readParams() error {
 // filled in, by where the request really came from (RFC 3261 s.18.2.1, RFC 3581 s.4). What
 // the sender wrote there itself is replaced: a response must not be aimed by a stranger.
 func (v via) stamped(from netip.AddrPort) string {
-	var b strings.Builder
-	b.WriteString("SIP/")
-	b.WriteString(v.version)
-	b.WriteByte('/')
-	b.WriteString(v.transport)
-	b.WriteByte(' ')
-	b.WriteString(v.sentBy())
+	var room [192]byte
+	b := append(room[:0], "SIP/"...)
+	b = append(append(b, v.version...), '/')
+	b = append(append(b, v.transport...), ' ')
+	b = v.appendSentBy(b)
 	for p := range eachParam(v.params) {
 		name, _, _ := strings.Cut(p, "=")
 		switch {
 		case p == "", strings.EqualFold(name, "received"):
 		case strings.EqualFold(name, "rport"):
-			b.WriteString(";rport=")
-			b.WriteString(strconv.Itoa(int(from.Port())))
+			b = strconv.AppendUint(append(b, ";rport="...), uint64(from.Port()), 10)
 		default:
-			b.WriteByte(';')
-			b.WriteString(p)
+			b = append(append(b, ';'), p...)
 		}
 	}
-	if v.wantRport || v.host != from.Addr().String() {
-		b.WriteString(";received=")
-		b.WriteString(from.Addr().String())
+	var text [64]byte
+	if source := from.Addr().AppendTo(text[:0]); v.wantRport || v.host != string(source) {
+		b = append(append(b, ";received="...), source...)
 	}
-	return b.String()
+	return string(b)
 }
 
-func (v via) sentBy() string {
-	host := v.host
-	if strings.IndexByte(host, ':') >= 0 {
-		host = "[" + host + "]"
+func (v via) appendSentBy(b []byte) []byte {
+	if strings.IndexByte(v.host, ':') >= 0 {
+		b = append(append(append(b, '['), v.host...), ']')
+	} else {
+		b = append(b, v.host...)
 	}
-	if v.port == 0 {
-		return host
+	if v.port != 0 {
+		b = strconv.AppendUint(append(b, ':'), uint64(v.port), 10)
 	}
-	return host + ":" + strconv.Itoa(int(v.port))
+	return b
 }
+
+func (v via) sentBy() string { return string(v.appendSentBy(nil)) }
 
 // answerPort is where a datagram response to this Via goes (RFC 3261 s.18.2.2, RFC 3581).
 func (v via) answerPort(from netip.AddrPort) netip.AddrPort {

@@ -130,6 +130,13 @@ func appendBody(b []byte, m *core.Message) []byte {
 // appendClean writes a text without anything that could end a line: texts of the
 // configuration reach the wire too, and one of them must not become a header field.
 func appendClean(b []byte, s string) []byte {
+	clean := true
+	for i := 0; i < len(s) && clean; i++ {
+		clean = s[i] > '\r' || s[i] == '\t'
+	}
+	if clean {
+		return append(b, s...)
+	}
 	for i := 0; i < len(s); i++ {
 		c := s[i]
 		if c == '\r' || c == '\n' || c == 0 {

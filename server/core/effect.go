@@ -87,6 +87,7 @@ type Store struct {
 	Token  Token
 	Tenant TenantID
 	Ops    []Op
+	More   bool // another Store of the same Step follows: one commit should carry both
 }
 
 // Deliver hands a finished interaction to the records store. It may come again for the

@@ -9,13 +9,13 @@ import (
 )
 
 // Waiting is an effect that waits for a commit. An urgent one (a hang-up, an answer inside
-// a live call) waits for a while only: with the store away, who hangs up is let go. A
-// patient one has nobody outside who waits for it: its commit may come a little later,
-// together with the next change.
+// a live call) waits for a while only: with the store away, who hangs up is let go. One
+// with patience lets its commit come so much later, together with other changes: nobody
+// outside waits for it, or not so that they would notice.
 type Waiting struct {
-	Effect  core.Effect
-	Urgent  bool
-	Patient bool
+	Effect   core.Effect
+	Urgent   bool
+	Patience time.Duration
 }
 
 // Line is the queue at the gate of one record. At most one Store of a record is in flight;
@@ -32,12 +32,13 @@ type Line struct {
 	ops    []core.Op  // of the next Store, beside the record itself
 	dirty  bool       // the record changed since the Store in flight was made
 	from   core.Time  // since when it is dirty
+	soon   core.Time  // when the first of queued has lost its patience
 }
 
 // Touch says that the record changed, with other keys that must change in the same commit.
 func (l *Line) Touch(now core.Time, ops ...core.Op) {
 	if !l.dirty {
-		l.dirty, l.from = true, now
+		l.dirty, l.from, l.soon = true, now, core.Never
 	}
 	for _, op := range ops {
 		l.put(op)
@@ -63,6 +64,9 @@ func (l *Line) Add(now core.Time, waiting []Waiting, out []core.Effect) []core.E
 	case l.dirty:
 		l.wait(now)
 		l.queued = append(l.queued, waiting...)
+		for _, w := range waiting {
+			l.soon = min(l.soon, now.Add(w.Patience))
+		}
 	case l.token != 0:
 		l.wait(now)
 		l.flying = append(l.flying, waiting...)
@@ -80,19 +84,22 @@ func (l *Line) wait(now core.Time) {
 	}
 }
 
-// Due returns when a Store should be made: at once when somebody outside waits for it,
-// else after linger, so that changes that follow soon go with it; core.Never when there
-// is nothing to write, or a Store is in flight.
+// Due returns when a Store should be made: when the first who waits for it has lost its
+// patience, at the latest after linger; core.Never when there is nothing to write, or a
+// Store is in flight.
 func (l *Line) Due(linger time.Duration) core.Time {
 	if !l.dirty || l.token != 0 {
 		return core.Never
 	}
-	for _, w := range l.queued {
-		if !w.Patient {
-			return l.from
-		}
-	}
-	return l.from.Add(linger)
+	return min(l.soon, l.from.Add(linger))
+}
+
+// Joins reports whether a Store that is not due yet should be made now if another is made
+// anyway: when half of the patience is over. Not earlier, since the changes that follow
+// soon should find it still here.
+func (l *Line) Joins(now core.Time, linger time.Duration) bool {
+	due := l.Due(linger)
+	return due != core.Never && l.from+(due-l.from)/2 <= now
 }
 
 // Send makes the Store that is due, of the record's own op and those that came with it.
@@ -119,6 +126,7 @@ func (l *Line) Committed(now core.Time, out []core.Effect) []core.Effect {
 func (l *Line) Refused(ops []core.Op) {
 	newer := l.ops
 	l.ops, l.token, l.dirty = append([]core.Op(nil), ops...), 0, true
+	l.soon = l.from // it has waited long enough
 	for _, op := range newer {
 		l.put(op)
 	}

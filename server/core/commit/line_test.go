@@ -167,7 +167,7 @@ func TestLinger(t *testing.T) {
 		t.Fatal("clean, and due")
 	}
 	l.Touch(100)
-	l.Add(100, []Waiting{{Effect: effect(1), Patient: true}}, nil)
+	l.Add(100, []Waiting{{Effect: effect(1), Patience: time.Hour}}, nil)
 	if at := l.Due(linger); at != core.Time(100).Add(linger) {
 		t.Fatalf("patient: due at %d", at)
 	}
@@ -185,5 +185,32 @@ func TestLinger(t *testing.T) {
 	}
 	if out := l.Committed(300, nil); len(out) != 2 {
 		t.Fatalf("%d effects left", len(out))
+	}
+}
+
+// TestPatience: a change is due when the first who waits for it has lost its patience, and
+// joins another's Store from half of that on; not earlier, and never while it is in flight.
+func TestPatience(t *testing.T) {
+	const linger, brief = 50 * time.Millisecond, 20 * time.Millisecond
+	var l Line
+	l.Touch(0)
+	l.Add(0, []Waiting{{Effect: effect(1), Patience: linger}}, nil)
+	l.Add(10, []Waiting{{Effect: effect(2), Patience: brief}}, nil)
+	due := core.Time(10).Add(brief)
+	if at := l.Due(linger); at != due {
+		t.Fatalf("due at %d, not %d", at, due)
+	}
+	if l.Joins(due/2-1, linger) || !l.Joins(due/2, linger) {
+		t.Fatal("it joins before half of its patience, or not from then on")
+	}
+	l.Send(1, "t")
+	if l.Joins(due, linger) {
+		t.Fatal("it is in flight, and joins")
+	}
+	l.Touch(due)
+	l.Add(due, []Waiting{{Effect: effect(3), Patience: brief}}, nil)
+	l.Refused(nil)
+	if at := l.Due(linger); at > due {
+		t.Fatalf("refused, and due at %d only", at)
 	}
 }

@@ -53,7 +53,7 @@ func (n *Node) withCall(now core.Time, id core.InteractionID, out []core.Effect,
 	}
 	t := n.tenants[c.Tenant]
 	env := n.env(now, t)
-	key := subject{c.Tenant, "calls/" + string(c.ID)}
+	key := subject{c.Tenant, callKey(c.ID)}
 	env.Withdraw = func(txn core.TxnID) (done bool) {
 		if env.Held, done = commit.Without(env.Held, txn); done {
 			return true // of this very step
@@ -103,8 +103,11 @@ func (n *Node) carry(now core.Time, t *tenancy, c *call.Call, env *call.Env, key
 	for _, w := range env.Held {
 		n.expect(w.Effect)
 	}
+	if env.CDR != nil {
+		n.outbox[c.ID] = &parcel{cdr: env.CDR, key: key.key}
+	}
 	l := n.line(key, func() any {
-		if c.Phase == call.Ended {
+		if c.Phase == call.Ended && n.outbox[c.ID] == nil {
 			return nil
 		}
 		return c
@@ -114,20 +117,24 @@ func (n *Node) carry(now core.Time, t *tenancy, c *call.Call, env *call.Env, key
 		n.timers.set(timer{kind: portTimer, tenant: t.conf.ID}, t.portAt)
 	}
 	if env.Touched {
-		l.Touch(now)
-		l.agents = append(l.agents, t.changed(env.Agents)...)
-		if env.CDR != nil {
-			l.Touch(now, core.Op{Key: outboxKey(c.ID), Value: encode(env.CDR)})
+		agents := t.changed(env.Agents)
+		// Of a call whose CDR is filed, the end of the last leg is not worth a write of its own:
+		// the record goes when the CDR is delivered.
+		if c.Phase != call.Ended || env.CDR != nil || n.outbox[c.ID] == nil || len(agents)+len(env.Held) > 0 {
+			l.Touch(now)
 		}
+		l.agents = append(l.agents, agents...)
 	}
 	waiting := env.Held
+	for i := range waiting {
+		waiting[i].Patience = patience(c, waiting[i].Effect)
+	}
 	for _, p := range env.Tell {
-		waiting = append(waiting, commit.Waiting{Effect: p, Urgent: true, Patient: true})
+		waiting = append(waiting, commit.Waiting{Effect: p, Urgent: true, Patience: linger})
 	}
 	waiting = append(waiting, n.tellAgents(t, env.Agents)...)
 	if env.CDR != nil {
-		n.outbox[c.ID] = &parcel{cdr: env.CDR}
-		waiting = append(waiting, commit.Waiting{Effect: core.Deliver{CDR: env.CDR}, Patient: true})
+		waiting = append(waiting, commit.Waiting{Effect: core.Deliver{CDR: env.CDR}, Patience: linger})
 		if n.cfg.Plant == "cdr-twice" {
 			again := *env.CDR
 			again.ID = n.rand.Interaction(now)
@@ -136,6 +143,25 @@ func (n *Node) carry(now core.Time, t *tenancy, c *call.Call, env *call.Env, key
 	}
 	n.deskTimer(t)
 	return l.Add(now, waiting, out)
+}
+
+// patience is how long a message of a call may wait for a commit that it shares. A caller
+// and a phone that is to ring wait for none. An agent's ACK: the voices are joined already.
+// What ends a call: nobody listens any more, and meanwhile its media is measured, so that
+// one commit carries the end and the CDR.
+func patience(c *call.Call, e core.Effect) time.Duration {
+	switch e := e.(type) {
+	case core.SendRequest:
+		if e.Request.Method == core.ACK && len(e.Request.Body) == 0 {
+			return ackPatience
+		}
+	case core.Reply:
+		return 0
+	}
+	if c.Termination != nil {
+		return endPatience
+	}
+	return 0
 }
 
 // index keeps the tables by which a call is found in step with its legs.

@@ -24,14 +24,20 @@ type line struct {
 	agents  []core.AgentID // whose record goes with the next Store, as it is then
 	sent    []core.Op
 	retryAt core.Time
+	lingers bool // it is in Node.lingering
 }
 
 // A Store that was refused is made again after so long.
 const retryAfterConflict = time.Second
 
-// linger is how long a change waits for company that nobody outside waits for: that a phone
-// rings, a CDR on its way, a record to be deleted. It makes a call cost fewer commits.
-const linger = 50 * time.Millisecond
+// How long a change waits for company, that a call may cost fewer commits. Linger is for
+// what nobody outside waits for: that a phone rings, a CDR on its way, a record to be
+// deleted. The others: see patience.
+const (
+	linger      = 50 * time.Millisecond
+	endPatience = 20 * time.Millisecond
+	ackPatience = 10 * time.Millisecond
+)
 
 func (n *Node) token() core.Token { n.tokens++; return n.tokens }
 
@@ -64,14 +70,61 @@ func (n *Node) remove(now core.Time, s subject, waiting []commit.Waiting, out []
 func (n *Node) flush(now core.Time, l *line, out []core.Effect) []core.Effect {
 	due := max(l.Due(linger), l.retryAt)
 	if due <= now {
-		s := l.Send(n.token(), l.tenant, append(n.agentOps(l), core.Op{Key: l.key, Value: encode(l.value())})...)
-		l.sent, l.retryAt, due = s.Ops, 0, core.Never
-		n.inflight[s.Token] = l
-		out = append(out, s)
+		return n.send(now, l, out)
+	}
+	if due != core.Never && l.retryAt == 0 && !l.lingers {
+		l.lingers = true
+		n.lingering = append(n.lingering, l)
 	}
 	n.timers.set(timer{lineTimer, l.tenant, l.key}, min(due, l.Deadline(n.cfg.StoreGrace)))
 	if l.Idle() {
 		delete(n.lines, l.subject)
+	}
+	return out
+}
+
+// send makes the Store of a line.
+func (n *Node) send(_ core.Time, l *line, out []core.Effect) []core.Effect {
+	s := l.Send(n.token(), l.tenant, append(n.agentOps(l), core.Op{Key: l.key, Value: encode(l.value())})...)
+	l.sent, l.retryAt = s.Ops, 0
+	n.inflight[s.Token] = l
+	n.timers.set(timer{lineTimer, l.tenant, l.key}, l.Deadline(n.cfg.StoreGrace))
+	return append(out, s)
+}
+
+// gather lets the lines that linger join the Stores of this step, where there is one, and
+// marks them as company, so that one commit carries them all. It follows everything else
+// that a step does.
+func (n *Node) gather(now core.Time, since core.Token, out []core.Effect) []core.Effect {
+	if n.tokens == since {
+		return out
+	}
+	stay := n.lingering[:0]
+	for _, l := range n.lingering {
+		switch due := l.Due(linger); {
+		case due == core.Never || l.retryAt != 0:
+			l.lingers = false // it has left, or its timer alone sends it
+		case l.Joins(now, linger):
+			l.lingers = false
+			out = n.send(now, l, out)
+		default:
+			stay = append(stay, l)
+		}
+	}
+	clear(n.lingering[len(stay):])
+	n.lingering = stay
+	last := -1
+	for i := range out {
+		s, ok := out[i].(core.Store)
+		if !ok || s.Token <= since {
+			continue
+		}
+		if last >= 0 {
+			company := out[last].(core.Store)
+			company.More = true
+			out[last] = company
+		}
+		last = i
 	}
 	return out
 }

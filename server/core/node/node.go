@@ -49,11 +49,12 @@ type Node struct {
 
 	flows map[core.FlowID][]subject // tenant and agent that are reached over it
 
-	lines    map[subject]*line
-	inflight map[core.Token]*line
-	away     core.Time // since when a Store's outcome is open; 0: the store answers
-	outbox   map[core.InteractionID]*parcel
-	timers   timers
+	lines     map[subject]*line
+	lingering []*line // those that may join the Store of another, longest first
+	inflight  map[core.Token]*line
+	away      core.Time // since when a Store's outcome is open; 0: the store answers
+	outbox    map[core.InteractionID]*parcel
+	timers    timers
 
 	auth      *digest.Verifier
 	invites   *limit.Table[netip.Addr]
@@ -106,6 +107,7 @@ func (n *Node) Step(now core.Time, ev core.Event, out []core.Effect) []core.Effe
 	if n.life == Over {
 		return n.afterlife(ev, out)
 	}
+	token := n.tokens
 	switch e := ev.(type) {
 	case core.RequestReceived:
 		out = n.request(now, e, out)
@@ -135,7 +137,7 @@ func (n *Node) Step(now core.Time, ev core.Event, out []core.Effect) []core.Effe
 	case core.Delivered:
 		out = n.delivered(now, e.ID, out)
 	case core.DeliveryFailed:
-		n.deliveryFailed(now, e.ID)
+		out = n.deliveryFailed(now, e.ID, out)
 	case core.Purged:
 		out = n.purged(now, e, out)
 	case core.Commanded:
@@ -144,7 +146,7 @@ func (n *Node) Step(now core.Time, ev core.Event, out []core.Effect) []core.Effe
 		out = n.drain(now, e.Within, out)
 	case core.Woken:
 	}
-	return n.due(now, out)
+	return n.gather(now, token, n.due(now, out))
 }
 
 // Deadline returns when the node wants Woken, and why; core.Never when nothing is due.

@@ -127,7 +127,7 @@ func (n *Node) invite(now core.Time, e core.RequestReceived, out []core.Effect) 
 	n.taken[takenKey(req.CallID, req.From.Tag())] = c.Caller.ID
 	t.calls++
 	n.gauges.Calls[string(c.Phase)]++
-	key := subject{t.conf.ID, "calls/" + string(c.ID)}
+	key := subject{t.conf.ID, callKey(c.ID)}
 	out = n.carry(now, t, c, env, key, phaseOf(c), out)
 	return n.commit(now, c, key, out)
 }

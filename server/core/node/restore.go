@@ -112,7 +112,7 @@ func (n *Node) take(now core.Time, e core.Entry, out []core.Effect) ([]core.Effe
 	case "outbox":
 		cdr, err := decodeOf(e.Value, func(c core.CDR) bool { return c.Tenant == e.Tenant && string(c.ID) == id })
 		if err == nil {
-			n.outbox[cdr.ID] = &parcel{cdr: &cdr}
+			n.outbox[cdr.ID] = &parcel{cdr: &cdr, key: e.Key}
 			out = append(out, core.Deliver{CDR: &cdr})
 		}
 		return out, err
@@ -172,8 +172,18 @@ func (n *Node) takeAgent(now core.Time, t *tenancy, id core.AgentID, r agentReco
 	n.show(t, id, shownAs(a))
 }
 
-// takeCall takes a live call up. Its legs' tags are known before anything is sent.
+// takeCall takes a live call up. Its legs' tags are known before anything is sent. Of one
+// that has ended the CDR may not be delivered, unless it is below outbox/ (as an earlier
+// version always put it).
 func (n *Node) takeCall(now core.Time, t *tenancy, c *call.Call, out []core.Effect) []core.Effect {
+	if c.Filed && n.outbox[c.ID] == nil {
+		p := &parcel{cdr: c.CDR(), key: callKey(c.ID)}
+		n.outbox[c.ID] = p
+		out = append(out, core.Deliver{CDR: p.cdr})
+	}
+	if c.Phase == call.Ended {
+		return out
+	}
 	n.calls[c.ID] = c
 	n.taken[takenKey(c.Caller.Dialog.CallID, c.Caller.Dialog.Remote.Tag())] = c.Caller.ID
 	t.calls++

@@ -63,6 +63,7 @@ type agentRecord struct {
 
 func agentKey(id core.AgentID) string        { return "agents/" + string(id) }
 func outboxKey(id core.InteractionID) string { return "outbox/" + string(id) }
+func callKey(id core.InteractionID) string   { return "calls/" + string(id) }
 
 func recordOf(a acd.Agent) agentRecord {
 	r := agentRecord{Status: a.Status, Reason: a.Reason, IdleSince: a.IdleSince, OfferedAt: a.OfferedAt}
@@ -111,7 +112,7 @@ func (n *Node) tellAgents(t *tenancy, agents []core.AgentID) []commit.Waiting {
 			continue
 		}
 		n.show(t, id, shownAs(a))
-		waiting = append(waiting, commit.Waiting{Urgent: true, Patient: true, Effect: core.Publish{
+		waiting = append(waiting, commit.Waiting{Urgent: true, Patience: linger, Effect: core.Publish{
 			Tenant: t.conf.ID, Kind: "agent.state", Data: AgentNotice{Agent: id, Status: a.Status,
 				Reason: a.Reason, State: a.State, Since: a.Since, Interaction: a.Interaction}}})
 	}

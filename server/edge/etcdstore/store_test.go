@@ -60,6 +60,48 @@ func TestGroupCommitKeepsOrder(t *testing.T) {
 	}
 }
 
+// Stores of one step share a batch, also when the writer is idle and much time passes
+// between them.
+func TestStoresOfOneStepShareABatch(t *testing.T) {
+	r := newRig(t)
+	s, h := r.open("n1", pace{})
+	const rounds = 10
+	for i := range rounds {
+		first := put(core.Token(2*i+1), "demo", "a", fmt.Sprint(i))
+		first.More = true
+		until(t, "the writer to rest", func() bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.listens
+		})
+		s.Do(first)
+		time.Sleep(2 * defaultPace().spacing) // long enough for a writer that were awake
+		s.Do(put(core.Token(2*i+2), "demo", "b", fmt.Sprint(i)))
+		h.awaitFinal(t, core.Token(2*i+2), "stored")
+	}
+	if g := s.Gauges(); g.Commits != rounds {
+		t.Errorf("%d batches for %d steps of two Stores each", g.Commits, rounds)
+	}
+}
+
+// Under load batches keep their spacing, however fast etcd answers, and nothing is left
+// behind when the load ends.
+func TestBatchesKeepTheirSpacing(t *testing.T) {
+	r := newRig(t)
+	s, h := r.open("n1", pace{})
+	began := time.Now()
+	const n = 200
+	for i := range n {
+		s.Do(put(core.Token(i+1), "demo", fmt.Sprint("k", i), "v"))
+		time.Sleep(500 * time.Microsecond)
+	}
+	h.awaitFinal(t, n, "stored")
+	most := uint64(time.Since(began)/defaultPace().spacing) + 1
+	if g := s.Gauges(); g.Commits > most {
+		t.Errorf("%d batches in %v, at most %d fit", g.Commits, time.Since(began), most)
+	}
+}
+
 func TestLastOfSeveralWritesOfOneKeyHolds(t *testing.T) {
 	r := newRig(t)
 	s, h := r.open("n1", pace{})

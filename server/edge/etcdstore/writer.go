@@ -59,6 +59,7 @@ type writer struct {
 	seal    string    // the same, of a seal
 	alone   int       // so many of the next Stores are sent one by one
 	made    uint64    // links made so far
+	last    time.Time // when the last batch was formed
 	fails   int       // attempts in a row whose outcome stayed open
 	hold    time.Time // no task is started before
 	warnAt  time.Time // when Unknown is due, while there is a batch
@@ -83,7 +84,11 @@ func (w *writer) run() {
 			w.warn(now)
 			w.warnAt = now.Add(w.s.cfg.pace.warn)
 		}
-		w.timer.Reset(w.pause(now))
+		pause, work := w.pause(now)
+		if work {
+			continue
+		}
+		w.timer.Reset(pause)
 		select {
 		case <-w.s.base.Done():
 			return // a task in flight ends by its context, and its answer has room
@@ -154,27 +159,35 @@ func (w *writer) step() {
 		}
 		w.split()
 	}
-	if w.batch == nil && !w.form() {
+	if w.batch == nil && !w.form(time.Now()) {
 		return
 	}
 	w.start(sending)
 }
 
-// form makes the next batch of what waits.
-func (w *writer) form() bool {
+// form makes the next batch of what waits, if it is time.
+func (w *writer) form(now time.Time) bool {
 	w.s.mu.Lock()
 	defer w.s.mu.Unlock()
-	if len(w.s.queue.stores) == 0 {
+	if len(w.s.queue.stores) == 0 || w.early(now) > 0 {
 		return false
 	}
 	w.batch = w.s.queue.take(w.newLink(), w.alone > 0)
 	if w.alone > 0 {
 		w.alone--
 	}
-	w.batch.sent = time.Now()
-	w.warnAt = w.batch.sent.Add(w.s.cfg.pace.warn)
-	w.s.sent = w.batch.sent
+	w.batch.sent, w.last = now, now
+	w.warnAt = now.Add(w.s.cfg.pace.warn)
+	w.s.sent = now
 	return true
+}
+
+// early returns how long the next batch is to wait yet. The queue's lock is held.
+func (w *writer) early(now time.Time) time.Duration {
+	if w.s.queue.ops >= batchOps || w.s.closing || w.alone > 0 {
+		return 0
+	}
+	return w.last.Add(w.s.cfg.pace.spacing).Sub(now)
 }
 
 func (w *writer) newLink() string {
@@ -425,16 +438,26 @@ func (w *writer) hint(token core.Token) bool {
 	return true
 }
 
-// pause returns how long the writer may sleep when nothing comes in.
-func (w *writer) pause(now time.Time) time.Duration {
-	pause := time.Hour
-	if w.doing == rest && w.hold.After(now) {
-		pause = w.hold.Sub(now)
+// pause returns how long the writer may sleep when nothing comes in, and whether there is
+// work already: something has come since the last step.
+func (w *writer) pause(now time.Time) (pause time.Duration, work bool) {
+	w.s.mu.Lock()
+	defer w.s.mu.Unlock()
+	pause = time.Hour
+	waits := w.doing == rest && len(w.s.queue.stores) > 0
+	w.s.listens = w.doing == rest && !waits
+	switch {
+	case w.doing == rest && w.hold.After(now):
+		pause = max(w.hold.Sub(now), time.Millisecond)
+	case waits:
+		if pause = w.early(now); pause <= 0 {
+			return 0, true
+		}
 	}
 	if w.batch != nil {
-		pause = min(pause, w.warnAt.Sub(now))
+		pause = min(pause, max(w.warnAt.Sub(now), time.Millisecond))
 	}
-	return max(pause, time.Millisecond)
+	return pause, false
 }
 
 // lapse notes that the keepalive of a lease has ended by itself.

@@ -14,10 +14,12 @@ TOOLS := sipp:sip-tester baresip:baresip linphonec:linphone-cli sox:sox espeak-n
 # two cores.
 TIMEOUT ?= 12m
 FUZZTIME ?= 30s
+COUNT ?= 1
+RATE ?= 200
 PKG ?= ./...
 ARGS ?=
 
-.PHONY: help build run call tools check test test-short race fuzz bench clean
+.PHONY: help build run call tools check tools-bench test test-short race fuzz bench soak bench-go generate clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -76,8 +78,20 @@ fuzz: ## each fuzz target for FUZZTIME (30s)
 		echo "$$folder $$target"; go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "./$$folder" </dev/null; \
 	done
 
-bench: ## all benchmarks, one second each
-	go test -run '^$$' -bench . -benchmem $(PKG)
+tools-bench: tools ## install the peers that `make bench` measures beside dialtone
+	@$(MAKE) --no-print-directory tools TOOLS="kamailio:kamailio rtpengine:rtpengine-daemon"
+
+bench: build tools-bench ## measure dialtone beside its peers, some 25 minutes; into bench/ and README.md
+	@exec $(BINARY) bench --readme README.md $(ARGS)
+
+soak: build tools ## an hour at RATE calls/s (half of the knee): nothing lost, nothing grows
+	@exec $(BINARY) bench --only soak --soak-rate $(RATE) $(ARGS)
+
+bench-go: ## the hot paths, in the format of benchstat (PKG=./server/edge/media COUNT=10)
+	go test -run '^$$' -bench . -benchmem -count $(COUNT) $(PKG)
+
+generate: ## compile the kernel's media path anew after a change of relay.c (clang, llvm, libbpf-dev)
+	go generate ./server/edge/media/kernel
 
 clean: ## remove what was built (not the data below .dialtone)
 	rm -rf bin .build

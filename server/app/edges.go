@@ -67,7 +67,7 @@ func (m *Main) openRecords() (httpapi.History, error) {
 // openCalls binds media and SIP. What arrives before the core runs is shed.
 func (m *Main) openCalls() (err error) {
 	if m.media, err = media.New(media.Config{
-		Addr: m.cfg.SIP.Addr(), From: m.cfg.RTP.From, To: m.cfg.RTP.To, Dir: m.cfg.Audio, Emit: m.emit, Log: m.log,
+		Addr: m.cfg.SIP.Addr(), From: m.cfg.RTP.From, To: m.cfg.RTP.To, Path: media.Path(m.cfg.MediaPath), Dir: m.cfg.Audio, Emit: m.emit, Log: m.log,
 	}); err != nil {
 		return err
 	}

@@ -73,12 +73,18 @@ func (m *Main) observeSIP() {
 }
 
 func (m *Main) observeMedia() {
+	m.metrics.GaugesBy("media_path", "1 for the way in which plain bridges are relayed.", "path", func() map[string]uint64 {
+		paths := map[string]uint64{string(media.PathPortable): 0, string(media.PathKernel): 0}
+		paths[string(m.media.Path())] = 1
+		return paths
+	})
 	read := m.media.Gauges
 	for _, g := range []struct {
 		name, help string
 		value      func(media.Gauges) int
 	}{
 		{"media_legs", "Open legs.", func(g media.Gauges) int { return g.Legs }},
+		{"media_kernel_legs", "Legs whose peer's packets the kernel relays at the moment.", func(g media.Gauges) int { return g.Entrusted }},
 		{"media_free_port_pairs", "Pairs of ports that can be used.", func(g media.Gauges) int { return g.PortsFree }},
 		{"media_resting_port_pairs", "Pairs of ports that rest before they are used again.", func(g media.Gauges) int { return g.PortsResting }},
 	} {
@@ -89,6 +95,7 @@ func (m *Main) observeMedia() {
 		value      func(media.Gauges) uint64
 	}{
 		{"media_relayed_packets_total", "RTP packets from one leg to another.", func(g media.Gauges) uint64 { return g.Relayed }},
+		{"media_kernel_packets_total", "Relayed packets that the kernel relayed by itself.", func(g media.Gauges) uint64 { return g.ByKernel }},
 		{"media_transcoded_packets_total", "Relayed packets that changed their codec.", func(g media.Gauges) uint64 { return g.Transcoded }},
 		{"media_played_packets_total", "RTP packets made from files.", func(g media.Gauges) uint64 { return g.Played }},
 		{"media_dropped_packets_total", "Packets with nobody to hear them, or not sendable at once.", func(g media.Gauges) uint64 { return g.Dropped }},

@@ -38,6 +38,16 @@ const (
 	JSON LogFormat = "json"
 )
 
+// MediaPath is how the audio of plain bridges is relayed.
+type MediaPath string
+
+// The media paths. MediaAuto takes the kernel where it can relay, and the process elsewhere.
+const (
+	MediaAuto     MediaPath = "auto"
+	MediaPortable MediaPath = "portable"
+	MediaKernel   MediaPath = "kernel"
+)
+
 // Ports is a range of UDP ports, both ends included.
 type Ports struct{ From, To uint16 }
 
@@ -50,7 +60,8 @@ type Config struct {
 	RTP       Ports
 	Contact   map[core.Transport]netip.AddrPort // where peers reach this node; empty: at SIP
 	MediaAddr netip.Addr                        // address in SDP; invalid: the SIP address
-	Audio     string                            // directory of the operator's WAV files; "": none
+	MediaPath MediaPath
+	Audio     string // directory of the operator's WAV files; "": none
 
 	OperatorKey   core.Secret // "": made and kept in Data (dev only)
 	AgentPassword core.Secret // of the demo agents; "": made and kept in Data (dev only)
@@ -127,6 +138,7 @@ func defaults(command Command) *Config {
 		SIP:          netip.MustParseAddrPort("127.0.0.1:5060"),
 		HTTP:         netip.MustParseAddrPort("127.0.0.1:8080"),
 		RTP:          Ports{16384, 32767},
+		MediaPath:    MediaAuto,
 		Contact:      map[core.Transport]netip.AddrPort{},
 		DrainTimeout: 30 * time.Second,
 		LogFormat:    Auto,

@@ -97,6 +97,13 @@ func placeKeys() []key {
 			c.MediaAddr = addr
 			return nil
 		}},
+		{name: "media_path", form: "PATH", usage: "who relays the audio: auto, portable (this process), or kernel (needs Linux 6.6, CAP_BPF and CAP_NET_ADMIN)", set: func(c *Config, s string) error {
+			c.MediaPath = MediaPath(s)
+			if c.MediaPath != MediaAuto && c.MediaPath != MediaPortable && c.MediaPath != MediaKernel {
+				return errors.New("auto, portable or kernel")
+			}
+			return nil
+		}},
 		{name: "audio", form: "DIR", usage: "directory of your own WAV files for welcome, music and announcements; 8 kHz mono is best", set: func(c *Config, s string) error {
 			if info, err := os.Stat(s); err != nil || !info.IsDir() {
 				return errors.New("a directory that exists")
@@ -277,6 +284,7 @@ func defaultTexts(c *Config) map[string]string {
 	return map[string]string{
 		"data": c.Data, "sip": c.SIP.String(), "http": c.HTTP.String(),
 		"rtp":           fmt.Sprintf("%d-%d", c.RTP.From, c.RTP.To),
+		"media_path":    string(c.MediaPath),
 		"drain_timeout": c.DrainTimeout.String(),
 		"log_level":     strings.ToLower(slog.Level(c.LogLevel).String()),
 		"log_format":    string(c.LogFormat),

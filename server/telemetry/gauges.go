@@ -19,21 +19,27 @@ func (m *Metrics) Counter(name, help string, read func() float64) {
 // CountersBy adds counters with one label, which are read at each scrape. The keys of what
 // read returns are the label's values: a fixed set.
 func (m *Metrics) CountersBy(name, help, label string, read func() map[string]uint64) {
-	m.registry.MustRegister(&labelled{describe(name, help, label), read})
+	m.registry.MustRegister(&labelled{describe(name, help, label), prometheus.CounterValue, read})
+}
+
+// GaugesBy is CountersBy for gauges.
+func (m *Metrics) GaugesBy(name, help, label string, read func() map[string]uint64) {
+	m.registry.MustRegister(&labelled{describe(name, help, label), prometheus.GaugeValue, read})
 }
 
 type labelled struct {
 	desc *prometheus.Desc
+	kind prometheus.ValueType
 	read func() map[string]uint64
 }
 
 // Describe sends the one description.
 func (l *labelled) Describe(out chan<- *prometheus.Desc) { out <- l.desc }
 
-// Collect reads the counters.
+// Collect reads the values.
 func (l *labelled) Collect(out chan<- prometheus.Metric) {
 	for value, n := range l.read() {
-		out <- prometheus.MustNewConstMetric(l.desc, prometheus.CounterValue, float64(n), value)
+		out <- prometheus.MustNewConstMetric(l.desc, l.kind, float64(n), value)
 	}
 }
 

@@ -125,6 +125,9 @@ func (l *loop) fromPeer(g *leg, b []byte, old bool) {
 
 // accept measures a packet and relays it.
 func (l *loop) accept(g *leg, b []byte, h *header, old bool) {
+	if g.entrusted {
+		l.recall(g) // what the kernel leaves to us is out of the ordinary, and so may be what follows
+	}
 	g.heardAt = l.now
 	if g.idle {
 		g.idle = false

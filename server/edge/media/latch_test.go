@@ -140,154 +140,153 @@ func TestLatchHolds(t *testing.T) {
 
 // A stranger is refused and counted, before and after, and hears nothing.
 func TestStrangerIsRefused(t *testing.T) {
-	r := newRig(t, nil)
-	a, b := r.phone(legID(1), pcmu), r.phone(legID(2), pcmu)
-	bridge(a, b)
-	a.say(440, 3)
-	b.listenFor(3)
-	thief := listen(t, "127.0.0.2")
-	for i := range 20 {
-		p := &rtp.Packet{Header: rtp.Header{Version: 2, SequenceNumber: uint16(a.seq) + uint16(i), Timestamp: a.ts, SSRC: a.ssrc}, Payload: a.tone(1700)}
-		raw, err := p.Marshal()
-		if err != nil {
-			t.Fatal(err)
+	eachPath(t, func(t *testing.T, path Path) {
+		r := newRigOn(t, path, nil)
+		a, b := r.phone(legID(1), pcmu), r.phone(legID(2), pcmu)
+		r.talk(a, b)
+		a.say(440, 3)
+		b.listenFor(3)
+		thief := listen(t, "127.0.0.2")
+		for i := range 20 {
+			p := &rtp.Packet{Header: rtp.Header{Version: 2, SequenceNumber: uint16(a.seq) + uint16(i), Timestamp: a.ts, SSRC: a.ssrc}, Payload: a.tone(1700)}
+			raw, err := p.Marshal()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := thief.WriteToUDPAddrPort(raw, a.local); err != nil {
+				t.Fatal(err)
+			}
 		}
-		if _, err := thief.WriteToUDPAddrPort(raw, a.local); err != nil {
-			t.Fatal(err)
+		until(t, "20 refused", func() bool { return r.Gauges().Refused == 20 })
+		a.say(440, 10)
+		got := b.listenFor(10)
+		b.mustHear(got, 440, 1700)
+		mustFlow(t, got, 0)
+		b.say(880, 3)
+		a.listenFor(3)
+		_ = thief.SetReadDeadline(time.Now().Add(30 * time.Millisecond))
+		if n, _, err := thief.ReadFromUDPAddrPort(make([]byte, 99)); err == nil {
+			t.Fatalf("the stranger hears %d bytes", n)
 		}
-	}
-	until(t, "20 refused", func() bool { return r.Gauges().Refused == 20 })
-	a.say(440, 10)
-	got := b.listenFor(10)
-	b.mustHear(got, 440, 1700)
-	mustFlow(t, got, 0)
-	b.say(880, 3)
-	a.listenFor(3)
-	_ = thief.SetReadDeadline(time.Now().Add(30 * time.Millisecond))
-	if n, _, err := thief.ReadFromUDPAddrPort(make([]byte, 99)); err == nil {
-		t.Fatalf("the stranger hears %d bytes", n)
-	}
-	r.Do(core.CloseMedia{Leg: a.leg})
-	s := await(t, r.inbox, closedLeg, a.leg).Stats
-	if s.Refused != 20 || s.PacketsReceived != 13 || s.PacketsLost != 0 {
-		t.Fatalf("%+v", s)
-	}
+		r.Do(core.CloseMedia{Leg: a.leg})
+		s := await(t, r.inbox, closedLeg, a.leg).Stats
+		if s.Refused != 20 || s.PacketsReceived != 14 || s.PacketsLost != 0 {
+			t.Fatalf("%+v", s)
+		}
+	})
 }
 
 // What lies in the socket at the moment of the lock is judged packet by packet.
 func TestLockLeavesNoStrangersBehind(t *testing.T) {
-	r := newRig(t, nil)
-	a, b := r.phone(legID(1), pcmu), r.phone(legID(2), pcmu)
-	bridge(a, b)
-	thief := listen(t, "127.0.0.2")
-	noise := func(seq int) []byte {
-		p := &rtp.Packet{Header: rtp.Header{Version: 2, SequenceNumber: uint16(seq), SSRC: 666}, Payload: a.tone(1700)}
-		raw, err := p.Marshal()
-		if err != nil {
-			t.Fatal(err)
+	eachPath(t, func(t *testing.T, path Path) {
+		r := newRigOn(t, path, nil)
+		a, b := r.phone(legID(1), pcmu), r.phone(legID(2), pcmu)
+		bridge(a, b)
+		thief := listen(t, "127.0.0.2")
+		noise := func(seq int) []byte {
+			p := &rtp.Packet{Header: rtp.Header{Version: 2, SequenceNumber: uint16(seq), SSRC: 666}, Payload: a.tone(1700)}
+			raw, err := p.Marshal()
+			if err != nil {
+				t.Fatal(err)
+			}
+			return raw
 		}
-		return raw
-	}
-	// On the loop's thread the sockets fill while it waits here.
-	hold, free := make(chan struct{}), make(chan struct{})
-	r.inbox.setFull(false)
-	r.pause(a.leg, hold, free)
-	<-hold
-	a.say(440, 1)
-	for i := range 5 {
-		if _, err := thief.WriteToUDPAddrPort(noise(i), a.local); err != nil {
-			t.Fatal(err)
+		// On the loop's thread the sockets fill while it waits here.
+		hold, free := make(chan struct{}), make(chan struct{})
+		r.inbox.setFull(false)
+		r.pause(a.leg, hold, free)
+		<-hold
+		a.say(440, 1)
+		for i := range 5 {
+			if _, err := thief.WriteToUDPAddrPort(noise(i), a.local); err != nil {
+				t.Fatal(err)
+			}
 		}
-	}
-	a.say(440, 9)
-	close(free)
-	b.mustHear(b.listenFor(10), 440, 1700)
-	until(t, "five refused", func() bool { return r.Gauges().Refused == 5 })
+		a.say(440, 9)
+		close(free)
+		b.mustHear(b.listenFor(10), 440, 1700)
+		until(t, "five refused", func() bool { return r.Gauges().Refused == 5 })
+	})
 }
 
-// pause stops a leg's loop inside an Emit until free is closed.
+// pause stops a leg's loop until free is closed.
 func (r *rig) pause(id core.LegID, hold, free chan struct{}) {
-	l := r.loopOf(id)
-	emit := r.cfg.Emit
-	once := false
-	r.cfg.Emit = func(ev core.Event) bool {
-		if _, ok := ev.(stopHere); ok && !once {
-			once = true
-			close(hold)
-			<-free
-			return true
-		}
-		return emit(ev)
-	}
-	l.post(order{do: orderEmit, event: stopHere{}})
+	r.loopOf(id).post(order{do: orderEmit, event: onLoop{do: func() {
+		close(hold)
+		<-free
+	}}})
 }
 
-// stopHere is an event of the test's own; the embedded interface lends it isEvent.
-type stopHere struct{ core.Event }
+// onLoop is an event of the tests' own: the inbox carries it out on the loop's thread, after
+// all orders before it. The embedded interface lends it isEvent.
+type onLoop struct {
+	core.Event
+	do func()
+}
 
 // A phone that moves with a re-INVITE is heard and spoken to at its new address, and its
 // old one is a stranger's.
 func TestReinviteMovesThePeer(t *testing.T) {
-	r := newRig(t, nil)
-	a, b := r.phone(legID(1), pcmu), r.phone(legID(2), pcmu)
-	bridge(a, b)
-	a.say(440, 1)
-	b.listenFor(1)
-	b.say(880, 1)
-	a.listenFor(1)
-	files := openFiles(t)
-	for range 3 {
-		a.say(440, 3)
-		b.mustHear(b.listenFor(3), 440, 880)
-		b.say(880, 3)
-		a.mustHear(a.listenFor(3), 880, 440)
-		old := a.conn
-		a.conn = listen(t, "127.0.0.1")
-		a.set(func(s *core.MediaSpec) { s.Remote = addrOf(a.conn) })
-		b.say(880, 3) // before the first packet from there: to where the SDP says
-		a.mustHear(a.listenFor(3), 880, 440)
-		a.say(440, 2)
-		b.listenFor(2)
-		refused := r.Gauges().Refused
-		if _, err := old.WriteToUDPAddrPort([]byte("\x80\x00\x00\x01\x00\x00\x00\x01\x00\x00\x00\x01old"), a.local); err != nil {
-			t.Fatal(err)
+	eachPath(t, func(t *testing.T, path Path) {
+		r := newRigOn(t, path, nil)
+		a, b := r.phone(legID(1), pcmu), r.phone(legID(2), pcmu)
+		r.talk(a, b)
+		files := openFiles(t)
+		for range 3 {
+			a.say(440, 3)
+			b.mustHear(b.listenFor(3), 440, 880)
+			b.say(880, 3)
+			a.mustHear(a.listenFor(3), 880, 440)
+			old := a.conn
+			a.conn = listen(t, "127.0.0.1")
+			a.set(func(s *core.MediaSpec) { s.Remote = addrOf(a.conn) })
+			b.say(880, 3) // before the first packet from there: to where the SDP says
+			a.mustHear(a.listenFor(3), 880, 440)
+			a.say(440, 2)
+			b.listenFor(2)
+			refused := r.Gauges().Refused
+			if _, err := old.WriteToUDPAddrPort([]byte("\x80\x00\x00\x01\x00\x00\x00\x01\x00\x00\x00\x01old"), a.local); err != nil {
+				t.Fatal(err)
+			}
+			until(t, "the old address refused", func() bool { return r.Gauges().Refused == refused+1 })
+			old.Close()
 		}
-		until(t, "the old address refused", func() bool { return r.Gauges().Refused == refused+1 })
-		old.Close()
-	}
-	if n := openFiles(t); n != files {
-		t.Errorf("%d files open after the moves, %d before", n, files)
-	}
+		if n := openFiles(t); n != files {
+			t.Errorf("%d files open after the moves, %d before", n, files)
+		}
+	})
 }
 
 // Behind NAT: the SDP names an address that is not ours to reach; the source is learnt.
 func TestPhoneBehindNAT(t *testing.T) {
-	r := newRig(t, nil)
-	a, b := r.phone(legID(1), pcmu), r.phone(legID(2), pcmu)
-	a.set(func(s *core.MediaSpec) { s.Remote = at("127.0.0.77:4000") })
-	bridge(a, b)
-	a.say(440, 2)
-	b.listenFor(2)
-	b.say(880, 5)
-	a.mustHear(a.listenFor(5), 880, 440)
+	eachPath(t, func(t *testing.T, path Path) {
+		r := newRigOn(t, path, nil)
+		a, b := r.phone(legID(1), pcmu), r.phone(legID(2), pcmu)
+		a.set(func(s *core.MediaSpec) { s.Remote = at("127.0.0.77:4000") })
+		bridge(a, b)
+		a.say(440, 2)
+		b.listenFor(2)
+		b.say(880, 5)
+		a.mustHear(a.listenFor(5), 880, 440)
+	})
 }
 
 // A peer whose port is shut for a moment (ICMP) is heard again afterwards.
 func TestPeerShutsItsPort(t *testing.T) {
-	r := newRig(t, nil)
-	a, b := r.phone(legID(1), pcmu), r.phone(legID(2), pcmu)
-	bridge(a, b)
-	b.say(880, 1)
-	a.listenFor(1)
-	b.conn.Close()
-	a.say(440, 20)
-	until(t, "20 handled", func() bool { g := r.Gauges(); return g.Relayed+g.Dropped >= 21 })
-	conn, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(b.spec.Remote))
-	if err != nil {
-		t.Skipf("the port was taken meanwhile: %v", err)
-	}
-	defer conn.Close()
-	b.conn = conn
-	a.say(440, 5)
-	b.mustHear(b.listenFor(5), 440, 880)
+	eachPath(t, func(t *testing.T, path Path) {
+		r := newRigOn(t, path, nil)
+		a, b := r.phone(legID(1), pcmu), r.phone(legID(2), pcmu)
+		r.talk(a, b)
+		b.conn.Close()
+		a.say(440, 20)
+		until(t, "20 handled", func() bool { g := r.Gauges(); return g.Relayed+g.Dropped >= 22 })
+		conn, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(b.spec.Remote))
+		if err != nil {
+			t.Skipf("the port was taken meanwhile: %v", err)
+		}
+		defer conn.Close()
+		b.conn = conn
+		a.say(440, 5)
+		b.mustHear(b.listenFor(5), 440, 880)
+	})
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/dialtone-cc/dialtone/server/core"
+	"github.com/dialtone-cc/dialtone/server/edge/media/kernel"
 )
 
 // leg is one party's media. It is made by the goroutine of Do and belongs to its loop
@@ -19,7 +20,8 @@ type leg struct {
 	// The sockets. rtp is connected to the peer while the latch is locked; catcher then
 	// shares its port and gets what strangers send; -1: none.
 	rtp, rtcp, catcher int
-	drained            bool // nothing that came before the connect is left in rtp
+	local              netip.AddrPort // of rtp while it is connected
+	drained            bool           // nothing that came before the connect is left in rtp
 
 	slot       int32 // in loop.slots
 	generation int32
@@ -28,6 +30,10 @@ type leg struct {
 	law    law
 	target sockaddr // spec.Remote, for the time before the lock; length 0: unknown
 	latch  latch
+
+	flow      *kernel.Flow // what the kernel may relay of this leg's peer; nil on the portable path
+	entrusted bool         // it does at the moment
+	way       way
 
 	in      inflow
 	out     outflow
@@ -56,6 +62,7 @@ func newLeg(id core.LegID, port uint16, rtp, rtcp int) *leg {
 
 // apply makes a leg what its specification says. Applying the same again changes nothing.
 func (l *loop) apply(g *leg, spec core.MediaSpec, s *sound) {
+	l.recallAround(g)
 	old := g.spec
 	g.spec, g.law = spec, lawOf(spec.Codec.Name)
 	if g.latch.expect(spec.Remote, l.now) {
@@ -126,6 +133,7 @@ func (l *loop) setHearers(speaker core.LegID, hearers []*leg) {
 		l.heard[speaker] = hearers
 	}
 	if g := l.byID[speaker]; g != nil {
+		l.recall(g)
 		g.hearers = hearers
 	}
 }
@@ -143,6 +151,7 @@ func (l *loop) lock(g *leg, peer netip.AddrPort) bool {
 		return false
 	}
 	g.latch.settle(peer)
+	g.local = localOf(g.rtp)
 	g.drained = false
 	g.control.peer = netip.AddrPort{}
 	// From here on the kernel hands strangers' packets to a second socket of the port, if
@@ -161,6 +170,8 @@ func (l *loop) lock(g *leg, peer netip.AddrPort) bool {
 
 // unlock lets the leg's socket hear everybody again.
 func (l *loop) unlock(g *leg) {
+	l.recallAround(g)
+	g.way = way{}
 	l.closeCatcher(g)
 	disconnectUDP(g.rtp)
 	g.drained = false
@@ -174,15 +185,24 @@ func (l *loop) closeCatcher(g *leg) {
 	}
 }
 
-// tend does what is due without a packet: silence noticed, reports.
+// tend does what is due without a packet: silence noticed, reports. What the kernel relays
+// is taken back meanwhile, to bring the leg's numbers up to date: that is a moment shorter
+// than the time between two packets, and one that falls into it comes to us.
 func (l *loop) tend(g *leg) {
+	undisturbed := l.recall(g)
 	if after := time.Duration(g.spec.IdleAfter) * time.Millisecond; after > 0 && !g.idle &&
 		l.now-max(g.heardAt, g.quietSince) >= int64(after) {
 		g.idle = true
 		l.emit(core.MediaIdle{Leg: g.id})
 	}
 	if g.control.due != 0 && l.now >= g.control.due {
+		if speaker := l.speakerOf(g); speaker != nil && l.recall(speaker) {
+			defer l.entrust(speaker)
+		}
 		l.report(g, false)
 		g.control.due = l.now + reportDelay(false)
+	}
+	if undisturbed || (g.flow != nil && !waiting(g.rtp)) {
+		l.entrust(g)
 	}
 }

@@ -128,36 +128,6 @@ func stopLoop(r *rig) *loop {
 	return l
 }
 
-// BenchmarkRelay is the cost of a packet through the relay alone: read, check, rewrite and
-// write on loopback sockets, the poller left out.
-func BenchmarkRelay(b *testing.B) {
-	for name, codec := range map[string]core.Codec{"same": pcmu, "recoded": pcma} {
-		b.Run(name, func(b *testing.B) {
-			r := newRig(b, nil)
-			from, to := r.phone(legID(1), pcmu), r.phone(legID(2), codec)
-			to.hears(core.Source{Kind: core.Bridge, Peer: from.leg})
-			from.say(440, 1)
-			to.listenFor(1)
-			l := stopLoop(r)
-			g := r.legs[from.leg]
-			packet, err := (&rtp.Packet{Header: rtp.Header{Version: 2, SSRC: from.ssrc}, Payload: from.tone(440)}).Marshal()
-			if err != nil {
-				b.Fatal(err)
-			}
-			seq := uint16(2000)
-			b.ReportAllocs()
-			for b.Loop() {
-				b.StopTimer()
-				seq++
-				binary.BigEndian.PutUint16(packet[2:], seq)
-				from.bytes(packet)
-				b.StartTimer()
-				l.readable(g, rtpReadable)
-			}
-		})
-	}
-}
-
 // BenchmarkDo is how long a call's effects hold up the goroutine of Do: two legs opened,
 // bridged and closed.
 func BenchmarkDo(b *testing.B) {

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dialtone-cc/dialtone/server/core"
+	"github.com/dialtone-cc/dialtone/server/edge/media/kernel"
 )
 
 // loop relays for its legs on one operating system thread. All that a leg is belongs to
@@ -34,9 +35,15 @@ type loop struct {
 	birth   time.Time
 	now     int64 // ns since birth, read once per turn
 	ticked  int64 // the last tick that was played
+	tended  int64 // the last tick at which legs were tended
 	cursor  int   // where tending goes on
-	ticking bool
-	late    bool // the loop was held up: what waits in the sockets is old
+	playing int   // legs in the wheel
+	every   int64 // ns between two timer ticks; 0: the timer stands
+	late    bool  // the loop was held up: what waits in the sockets is old
+
+	routes   *kernel.Routes // nil on the portable path
+	rerouted bool           // a route changed and the flows do not know yet
+	birthAt  int64          // birth on the kernel's clock: ns of CLOCK_MONOTONIC
 
 	count     counters
 	published publishedCounters
@@ -50,11 +57,13 @@ type loop struct {
 const (
 	packetSize = 2048 // no network carries more without fragments; longer ones are refused
 	// A loop that had legs and did not turn for so long was held up (a stopped process, a
-	// paused virtual machine); it ticks every 2 ms otherwise.
+	// paused virtual machine); it ticks every 2 or 10 ms otherwise.
 	heldUp = 100 * time.Millisecond
 	// The most that one socket can hold, by far, in small packets.
 	drainMost = 256
 	tendTurns = 100 // ticks in which every leg is tended once: 200 ms
+	// While nothing plays, the timer fires only so often; the ticks between are made up for.
+	slowTick = 10 * time.Millisecond
 )
 
 // What an epoll event is about: the two low bits of its mark, the leg's slot above.
@@ -67,6 +76,7 @@ const (
 const (
 	markWake  int32 = -1
 	markTimer int32 = -2
+	markRoute int32 = -3
 )
 
 func mark(slot, kind int32) int32 { return slot<<2 | kind }
@@ -95,10 +105,20 @@ func newLoop(m *Media) (*loop, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &loop{
-		media: m, poller: p, family: familyOf(m.cfg.Addr), birth: time.Now(),
-		byID: map[core.LegID]*leg{}, heard: map[core.LegID][]*leg{},
-	}, nil
+	l := &loop{media: m, poller: p, family: familyOf(m.cfg.Addr), byID: map[core.LegID]*leg{}, heard: map[core.LegID][]*leg{}}
+	l.birth, l.birthAt = bothClocks()
+	if err := l.watchRoutes(); err != nil {
+		l.free()
+		return nil, err
+	}
+	return l, nil
+}
+
+func (l *loop) free() {
+	l.poller.close()
+	if l.routes != nil {
+		l.routes.Close()
+	}
 }
 
 // post hands an order over. The first of a burst wakes the loop.
@@ -121,7 +141,7 @@ func (l *loop) run() {
 	for {
 		n := l.poller.wait(l.events[:])
 		now := int64(time.Since(l.birth))
-		if l.ticking && now-l.now > int64(heldUp) {
+		if l.every != 0 && now-l.now > int64(heldUp) {
 			l.late = true
 			l.media.cfg.Log.Warn("media loop was held up; old audio is dropped", slog.Duration("for", time.Duration(now-l.now)))
 		}
@@ -147,6 +167,9 @@ func (l *loop) turnOnce(events []unix.EpollEvent) bool {
 		case markTimer:
 			l.poller.clear(l.poller.timer)
 			l.beat()
+		case markRoute:
+			l.routes.Clear()
+			l.rerouted = true
 		default:
 			g := l.slots[e.Fd>>2]
 			if g == nil || g.generation != e.Pad {
@@ -166,7 +189,12 @@ func (l *loop) beat() {
 		l.ticked = from
 		l.turn(from)
 	}
-	for range min(len(l.slots), len(l.slots)/tendTurns+1) {
+	if l.rerouted {
+		l.reroute()
+	}
+	share := (len(l.slots)/tendTurns + 1) * int(min(t-l.tended, tendTurns))
+	l.tended = t
+	for range min(len(l.slots), share) {
 		l.cursor++
 		if l.cursor >= len(l.slots) {
 			l.cursor = 0
@@ -180,19 +208,26 @@ func (l *loop) beat() {
 	l.setTicking()
 }
 
-// setTicking runs the timer while there is something to do by time.
+// setTicking runs the timer while there is something to do by time, and no faster than
+// it needs.
 func (l *loop) setTicking() {
-	want := len(l.byID) > 0 || len(l.pending) > 0
-	if want == l.ticking {
+	every := int64(0)
+	switch {
+	case l.playing > 0:
+		every = int64(tick)
+	case len(l.byID) > 0 || len(l.pending) > 0:
+		every = int64(slowTick)
+	}
+	if every == l.every {
 		return
 	}
-	l.ticking = want
-	if !want {
+	l.every = every
+	if every == 0 {
 		l.poller.tickEvery(0, 0)
 		return
 	}
 	now := int64(time.Since(l.birth)) // l.now may be long past on a busy machine
-	l.poller.tickEvery(int64(tick)-now%int64(tick)+int64(tickLag), int64(tick))
+	l.poller.tickEvery(every-now%every+int64(tickLag), every)
 }
 
 // obey carries out what Do has asked for; false: stop.
@@ -200,8 +235,8 @@ func (l *loop) obey() bool {
 	l.mu.Lock()
 	l.orders, l.spare = l.spare[:0], l.orders
 	l.mu.Unlock()
-	if !l.ticking {
-		l.ticked = l.now / int64(tick) // what an order begins, begins now
+	if l.playing == 0 {
+		l.ticked = max(l.ticked, l.now/int64(tick)) // what an order begins, begins now
 	}
 	for i := range l.spare {
 		switch o := &l.spare[i]; o.do {
@@ -247,6 +282,7 @@ func (l *loop) open(g *leg) {
 }
 
 func (l *loop) closeLeg(g *leg) {
+	l.recallAround(g)
 	if g.control.said || g.out.packets > 0 { // who never spoke must not say BYE (RFC 3550 s.6.3.7)
 		l.report(g, true)
 	}
@@ -276,10 +312,11 @@ func (l *loop) closeSockets(g *leg) {
 func (l *loop) shut() {
 	for _, g := range l.slots {
 		if g != nil {
+			l.recall(g)
 			l.closeSockets(g)
 		}
 	}
-	l.poller.close()
+	l.free()
 }
 
 // emit tells the core. What the inbox has no room for waits, in order, for the next tick.
@@ -305,16 +342,21 @@ func (l *loop) retry() {
 }
 
 // counters are totals since the start.
-type counters struct{ Relayed, Transcoded, Played, Dropped, Refused uint64 }
+type counters struct {
+	Relayed, ByKernel, Transcoded, Played, Dropped, Refused uint64
+	Entrusted                                               int // not a total
+}
 
 // publishedCounters is the copy that others may read; it lags by a tick.
 type publishedCounters struct {
-	relayed, transcoded, played, dropped, refused atomic.Uint64
-	legs                                          atomic.Int64
+	relayed, byKernel, transcoded, played, dropped, refused atomic.Uint64
+	legs, entrusted                                         atomic.Int64
 }
 
 func (p *publishedCounters) set(c *counters, legs int) {
 	p.relayed.Store(c.Relayed)
+	p.byKernel.Store(c.ByKernel)
+	p.entrusted.Store(int64(c.Entrusted))
 	p.transcoded.Store(c.Transcoded)
 	p.played.Store(c.Played)
 	p.dropped.Store(c.Dropped)

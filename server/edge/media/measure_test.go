@@ -1,14 +1,14 @@
 package media
 
 import (
-	"encoding/binary"
-	"errors"
+	"encoding/json"
 	"net"
 	"net/netip"
 	"os"
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,51 +17,201 @@ import (
 	"github.com/dialtone-cc/dialtone/server/core"
 )
 
+// measured is one run of one relay, as JSON. CPU is that of the relay's threads. For the
+// kernel's path that leaves out what the kernel does when a packet arrives, which is
+// charged to whoever runs then, on loopback to the sender: LoadMicros and MachineBusy have it.
+type measured struct {
+	Relay   string  `json:"relay"` // bare, portable, kernel, goroutines
+	Calls   int     `json:"calls"`
+	Flood   bool    `json:"flood"` // as fast as it goes, not 50 packets/s for each party
+	Seconds float64 `json:"seconds"`
+	Sent    int     `json:"sent"`
+	Relayed int     `json:"relayed"`
+	Lost    int     `json:"lost"`
+	Rate    float64 `json:"packets_per_second"`
+
+	UserMicros   float64 `json:"user_us_per_packet"`
+	SystemMicros float64 `json:"system_us_per_packet"`
+	CPUMicros    float64 `json:"cpu_us_per_packet"`    // of both, by the scheduler's clock
+	LoadMicros   float64 `json:"load_us_per_packet"`   // of the thread that sends and receives
+	CoreBusy     float64 `json:"core_busy_percent"`    // of the relay, 100 is one core
+	MachineBusy  float64 `json:"machine_busy_percent"` // of the whole machine with all its neighbours, 100 is all cores
+
+	P50  float64 `json:"one_way_p50_us"`
+	P99  float64 `json:"one_way_p99_us"`
+	P999 float64 `json:"one_way_p999_us"`
+	Max  float64 `json:"one_way_max_us"`
+}
+
 // TestRelayLoad is a measured run: MEDIA_CALLS calls (two legs each, 50 packets/s both
-// ways, spread evenly) for MEDIA_SECONDS, or as fast as it goes with MEDIA_FLOOD=1. It
-// reports CPU per relayed packet and the one-way latency, and beside it those of the
-// simplest relay in Go (a goroutine per socket, nothing parsed), in the same run on the
-// same machine. Without the variables a small run checks that packets come through.
+// ways, spread evenly) for MEDIA_SECONDS, or as fast as it goes with MEDIA_FLOOD=1,
+// MEDIA_ROUNDS times. It reports the CPU for each relayed packet and the one-way latency
+// of each path, and beside them those of a bare epoll loop that receives and sends and
+// looks at nothing, in turns on the same machine: its cost is the floor of any portable
+// relay. MEDIA_RELAYS names the relays; MEDIA_JSON is a file for one JSON object a line.
+// Without the variables a small run checks that packets come through.
 func TestRelayLoad(t *testing.T) {
-	calls, seconds := number("MEDIA_CALLS", 5), number("MEDIA_SECONDS", 1)
-	measured := os.Getenv("MEDIA_CALLS") != ""
-	measure := func(name string, local []netip.AddrPort, fds []int, cpu func() time.Duration) {
-		w := newLoad(t, local, fds)
-		used, began := cpu(), time.Now()
-		w.run(time.Duration(seconds)*time.Second, os.Getenv("MEDIA_FLOOD") != "")
-		used = cpu() - used
-		if len(w.delays) == 0 {
-			t.Fatalf("%s: nothing came through", name)
-		}
-		slices.Sort(w.delays)
-		q := func(p float64) time.Duration {
-			return w.delays[int(p*float64(len(w.delays)-1))].Round(time.Microsecond)
-		}
-		t.Logf("%s: %d calls, sent %d, relayed %d; %.2f us CPU/packet, busy %.0f%%; one-way p50 %v p99 %v p99.9 %v max %v", name, calls, w.sent,
-			len(w.delays), float64(used)/float64(len(w.delays))/1e3, 100*float64(used)/float64(time.Since(began)), q(.5), q(.99), q(.999), q(1))
-		if !measured && len(w.delays) < w.sent/2 { // a busy machine may hold the loop up
-			t.Errorf("%d of %d packets came through", len(w.delays), w.sent)
+	calls, rounds, relays := number("MEDIA_CALLS", 5), 1, "portable,kernel"
+	if os.Getenv("MEDIA_CALLS") != "" {
+		rounds, relays = number("MEDIA_ROUNDS", 3), "bare,portable,kernel"
+	}
+	if named := os.Getenv("MEDIA_RELAYS"); named != "" {
+		relays = named
+	}
+	runs := map[string][]measured{}
+	for range rounds {
+		for _, name := range strings.Split(relays, ",") {
+			t.Run(name, func(t *testing.T) {
+				m := measureRelay(t, name, calls)
+				report(t, m)
+				runs[name] = append(runs[name], m)
+				if os.Getenv("MEDIA_CALLS") == "" && m.Relayed < m.Sent/2 { // a busy machine may hold the loop up
+					t.Errorf("%d of %d packets came through", m.Relayed, m.Sent)
+				}
+			})
 		}
 	}
-	// In turns, so that both see the same neighbours.
-	r := newRig(t, func(c *Config) { c.From, c.To = freeRange(t, calls*4+32) })
+	for _, name := range strings.Split(relays, ",") {
+		middle := func(of func(measured) float64) float64 { return median(runs[name], of) }
+		t.Logf("%-10s median: %5.2f us CPU/packet (load %5.2f), busy %3.0f%%, one-way p50 %.0f p99 %.0f p99.9 %.0f us, lost %.0f", name,
+			middle(func(m measured) float64 { return m.CPUMicros }), middle(func(m measured) float64 { return m.LoadMicros }),
+			middle(func(m measured) float64 { return m.CoreBusy }), middle(func(m measured) float64 { return m.P50 }),
+			middle(func(m measured) float64 { return m.P99 }), middle(func(m measured) float64 { return m.P999 }),
+			middle(func(m measured) float64 { return float64(m.Lost) }))
+	}
+}
+
+func median(runs []measured, of func(measured) float64) float64 {
+	if len(runs) == 0 {
+		return 0
+	}
+	var values []float64
+	for _, m := range runs {
+		values = append(values, of(m))
+	}
+	slices.Sort(values)
+	return values[len(values)/2]
+}
+
+func report(t *testing.T, m measured) {
+	t.Helper()
+	line, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%s", line)
+	if path := os.Getenv("MEDIA_JSON"); path != "" {
+		f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if _, err := f.Write(append(line, '\n')); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func measureRelay(t *testing.T, name string, calls int) measured {
+	flood := os.Getenv("MEDIA_FLOOD") != ""
 	fds, remotes := ends(t, 2*calls)
-	var local []netip.AddrPort
-	for i := range 2 * calls {
-		local = append(local, r.loadLeg(i, remotes[i]))
-	}
-	thread := r.loopThread()
-	relay := func() time.Duration { return threadCPU(t, thread) }
-	measure("relay", local, fds, relay)
-	if measured {
-		fds, remotes = ends(t, 2*calls)
-		naive := naiveRelay(t, remotes)
-		measure("goroutine per socket", naive, fds, othersCPU(t))
-		fds, remotes = ends(t, 2*calls)
+	w := newLoad(t, fds)
+	threads := []int{} // of the relay; none: all but that of the load
+	switch name {
+	case "bare":
+		local, thread := bareRelay(t, remotes)
+		w.aim(local)
+		threads = append(threads, thread)
+	case "goroutines":
+		w.aim(naiveRelay(t, remotes))
+	default:
+		r := newRig(t, func(c *Config) { c.Path = Path(name); c.From, c.To = freeRange(t, calls*4+32) })
+		var local []netip.AddrPort
 		for i := range 2 * calls {
-			r.loadLeg(i, remotes[i])
+			local = append(local, r.loadLeg(i, remotes[i], pcmu))
 		}
-		measure("relay again", local, fds, relay)
+		w.aim(local)
+		for _, l := range r.loops {
+			threads = append(threads, r.threadOf(l))
+		}
+		if r.Path() == PathKernel {
+			w.settled = func() bool { return r.Gauges().Entrusted == 2*calls }
+		}
+	}
+	w.greet()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	before, began := usageNow(t, threads), time.Now()
+	w.run(time.Duration(number("MEDIA_SECONDS", 1))*time.Second, flood)
+	used, took := usageNow(t, threads).since(before), time.Since(began)
+	if len(w.delays) == 0 {
+		t.Fatalf("%s: nothing came through", name)
+	}
+	slices.Sort(w.delays)
+	micros := func(d time.Duration) float64 { return float64(d) / 1e3 }
+	each := func(d time.Duration) float64 { return micros(d) / float64(len(w.delays)) }
+	q := func(p float64) float64 { return micros(w.delays[int(p*float64(len(w.delays)-1))]) }
+	return measured{
+		Relay: name, Calls: calls, Flood: flood, Seconds: took.Seconds(), Sent: w.sent, Relayed: len(w.delays), Lost: w.sent - len(w.delays),
+		Rate: float64(len(w.delays)) / took.Seconds(), UserMicros: each(used.user), SystemMicros: each(used.system), CPUMicros: each(used.total),
+		LoadMicros: each(used.load), CoreBusy: 100 * float64(used.total) / float64(took), MachineBusy: used.machine,
+		P50: q(.5), P99: q(.99), P999: q(.999), Max: q(1),
+	}
+}
+
+// usage is CPU time: of the relay, and of the calling thread, which makes the load.
+type usage struct {
+	user, system, total, load time.Duration
+	machine                   float64 // percent
+	busy, all                 float64 // of the machine, in ticks
+}
+
+func usageNow(t *testing.T, threads []int) usage {
+	t.Helper()
+	u := usage{load: clock(t, unix.CLOCK_THREAD_CPUTIME_ID)}
+	for _, tid := range threads {
+		// The clock id of a thread's CPU time (Linux, include/linux/posix-timers.h).
+		u.total += clock(t, int32(^tid<<3|6))
+		user, system := splitOf(t, tid)
+		u.user, u.system = u.user+user, u.system+system
+	}
+	if len(threads) == 0 {
+		u.total = clock(t, unix.CLOCK_PROCESS_CPUTIME_ID) - u.load
+	}
+	stat, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	line, _, _ := strings.Cut(string(stat), "\n")
+	for i, field := range strings.Fields(line)[1:9] { // user nice system idle iowait irq softirq steal
+		ticks, _ := strconv.ParseFloat(field, 64)
+		u.all += ticks
+		if i != 3 && i != 4 {
+			u.busy += ticks
+		}
+	}
+	return u
+}
+
+// splitOf reads the user and system time of a thread (proc_pid_stat(5), fields 14 and 15).
+func splitOf(t *testing.T, tid int) (user, system time.Duration) {
+	t.Helper()
+	stat, err := os.ReadFile("/proc/self/task/" + strconv.Itoa(tid) + "/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	ticks := func(field string) time.Duration {
+		n, _ := strconv.ParseInt(field, 10, 64)
+		return time.Duration(n) * (time.Second / 100) // USER_HZ is 100 on every architecture of Go
+	}
+	return ticks(fields[11]), ticks(fields[12])
+}
+
+func (u usage) since(before usage) usage {
+	return usage{
+		user: u.user - before.user, system: u.system - before.system, total: u.total - before.total, load: u.load - before.load,
+		machine: 100 * (u.busy - before.busy) / max(u.all-before.all, 1),
 	}
 }
 
@@ -73,7 +223,7 @@ func number(name string, otherwise int) int {
 }
 
 // ends opens the sockets of the parties.
-func ends(t *testing.T, n int) (fds []int, at []netip.AddrPort) {
+func ends(t testing.TB, n int) (fds []int, at []netip.AddrPort) {
 	t.Helper()
 	for range n {
 		fd, err := bindUDP(netip.MustParseAddrPort("127.0.0.1:0"), false)
@@ -81,26 +231,85 @@ func ends(t *testing.T, n int) (fds []int, at []netip.AddrPort) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { closeFD(fd) })
-		name, err := unix.Getsockname(fd)
-		if err != nil {
-			t.Fatal(err)
-		}
-		fds = append(fds, fd)
-		at = append(at, netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(name.(*unix.SockaddrInet4).Port)))
+		fds, at = append(fds, fd), append(at, localAddr(t, fd))
 	}
 	return fds, at
 }
 
-// loadLeg opens leg i (unless it is open) for a party and bridges it to its neighbour.
-func (r *rig) loadLeg(i int, remote netip.AddrPort) netip.AddrPort {
-	id := func(n int) core.LegID { return core.LegID("int_" + strconv.Itoa(i/2) + "/" + strconv.Itoa(n)) }
-	mine := id(i % 2)
+func localAddr(t testing.TB, fd int) netip.AddrPort {
+	t.Helper()
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(name.(*unix.SockaddrInet4).Port))
+}
+
+func loadLegID(i int) core.LegID {
+	return core.LegID("int_" + strconv.Itoa(i/2) + "/" + strconv.Itoa(i%2))
+}
+
+// loadLeg opens leg i for a party and bridges it to its neighbour.
+func (r *rig) loadLeg(i int, remote netip.AddrPort, codec core.Codec) netip.AddrPort {
+	mine := loadLegID(i)
 	r.Do(core.OpenMedia{Leg: mine})
 	local := await(r.t, r.inbox, openedLeg, mine).Local
-	r.Do(core.SetMedia{Leg: mine, Spec: core.MediaSpec{Remote: remote, Codec: pcmu, Send: true, Receive: true,
-		Hear: core.Source{Kind: core.Bridge, Peer: id(1 - i%2)}}})
+	r.Do(core.SetMedia{Leg: mine, Spec: core.MediaSpec{Remote: remote, Codec: codec, Send: true, Receive: true,
+		Hear: core.Source{Kind: core.Bridge, Peer: loadLegID(i ^ 1)}}})
 	r.settled(mine)
 	return local
+}
+
+// bareRelay joins neighbours with nothing but the system calls: connected sockets on one
+// epoll set and one thread.
+func bareRelay(t *testing.T, remotes []netip.AddrPort) (local []netip.AddrPort, thread int) {
+	poll, err := newPoller()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fds, local := ends(t, len(remotes))
+	for i, fd := range fds {
+		var sa sockaddr
+		sa.set(remotes[i], unix.AF_INET)
+		if err := connectUDP(fd, &sa); err != nil {
+			t.Fatal(err)
+		}
+		if err := poll.add(fd, int32(i), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ended, tid := make(chan struct{}), make(chan int)
+	go func() {
+		defer close(ended)
+		runtime.LockOSThread()
+		tid <- unix.Gettid()
+		_ = unix.Setpriority(unix.PRIO_PROCESS, 0, -10) // as the loop does
+		var events [128]unix.EpollEvent
+		var b [packetSize]byte
+		for {
+			for _, e := range events[:poll.wait(events[:])] {
+				if e.Fd < 0 {
+					return
+				}
+				if n, errno := receive(fds[e.Fd], b[:]); errno == 0 {
+					_ = sendOnce(fds[e.Fd^1], b[:n], nil)
+				}
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		poll.ring()
+		<-ended
+		poll.close()
+	})
+	return local, <-tid
+}
+
+// threadOf finds a loop's thread by asking on it.
+func (r *rig) threadOf(l *loop) int {
+	tid := make(chan int, 1)
+	l.post(order{do: orderEmit, event: onLoop{do: func() { tid <- unix.Gettid() }}})
+	return <-tid
 }
 
 // naiveRelay joins neighbours with two goroutines of the net package.
@@ -126,36 +335,6 @@ func naiveRelay(t *testing.T, remotes []netip.AddrPort) (local []netip.AddrPort)
 	return local
 }
 
-// loopThread finds the loop's thread by asking on it.
-func (r *rig) loopThread() int {
-	tid := make(chan int, 1)
-	emit := r.cfg.Emit
-	r.cfg.Emit = func(ev core.Event) bool {
-		if _, ok := ev.(stopHere); ok {
-			tid <- unix.Gettid()
-			return true
-		}
-		return emit(ev)
-	}
-	r.loops[0].post(order{do: orderEmit, event: stopHere{}})
-	return <-tid
-}
-
-// threadCPU is user and system time of one thread.
-func threadCPU(t *testing.T, tid int) time.Duration {
-	t.Helper()
-	// The clock id of a thread's CPU time (Linux, include/linux/posix-timers.h).
-	return clock(t, int32(^tid<<3|6))
-}
-
-// othersCPU is that of the whole process but the calling thread, on which the load runs.
-func othersCPU(t *testing.T) func() time.Duration {
-	return func() time.Duration {
-		runtime.LockOSThread() // newLoad.run locks as well; the thread stays the same
-		return clock(t, unix.CLOCK_PROCESS_CPUTIME_ID) - clock(t, unix.CLOCK_THREAD_CPUTIME_ID)
-	}
-}
-
 func clock(t *testing.T, id int32) time.Duration {
 	t.Helper()
 	var ts unix.Timespec
@@ -163,77 +342,4 @@ func clock(t *testing.T, id int32) time.Duration {
 		t.Fatal(err)
 	}
 	return time.Duration(ts.Nano())
-}
-
-// load is both ends of many calls, on one thread with raw sockets of its own.
-type load struct {
-	t      *testing.T
-	fds    []int
-	packet []byte
-	delays []time.Duration
-	sent   int
-	poll   poller
-	birth  time.Time
-}
-
-func newLoad(t *testing.T, local []netip.AddrPort, fds []int) *load {
-	w := &load{t: t, fds: fds, packet: make([]byte, 172), birth: time.Now()}
-	w.packet[0] = 0x80
-	var err error
-	if w.poll, err = newPoller(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(w.poll.close)
-	for i, fd := range fds {
-		var sa sockaddr
-		sa.set(local[i], unix.AF_INET)
-		if err := connectUDP(fd, &sa); err != nil {
-			t.Fatal(err)
-		}
-		if err := w.poll.add(fd, int32(i), 0); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return w
-}
-
-func (w *load) run(d time.Duration, flood bool) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	events := make([]unix.EpollEvent, 256)
-	gap := frame / time.Duration(len(w.fds)) // between two packets of the whole world
-	begin := time.Now()
-	for {
-		since := time.Since(begin)
-		if since > d+50*time.Millisecond {
-			return
-		}
-		// A few at a time, so that one who fell behind still reads.
-		for n := 0; n < 16 && since < d && (flood || time.Duration(w.sent)*gap <= since); n++ {
-			w.send(w.sent%len(w.fds), uint16(w.sent/len(w.fds)))
-			w.sent++
-		}
-		n, err := unix.EpollWait(w.poll.set, events, 0)
-		if err != nil && !errors.Is(err, unix.EINTR) {
-			w.t.Fatal(err)
-		}
-		for _, e := range events[:max(n, 0)] {
-			w.read(w.fds[e.Fd])
-		}
-	}
-}
-
-func (w *load) send(i int, seq uint16) {
-	binary.BigEndian.PutUint16(w.packet[2:], seq)
-	binary.BigEndian.PutUint32(w.packet[4:], uint32(seq)*160)
-	binary.BigEndian.PutUint32(w.packet[8:], uint32(i))
-	binary.BigEndian.PutUint64(w.packet[12:], uint64(time.Since(w.birth)))
-	_ = sendOnce(w.fds[i], w.packet, nil)
-}
-
-func (w *load) read(fd int) {
-	var b [256]byte
-	if n, errno := receive(fd, b[:]); errno == 0 && n == 172 {
-		w.delays = append(w.delays, time.Since(w.birth)-time.Duration(binary.BigEndian.Uint64(b[12:])))
-	}
 }

@@ -3,7 +3,9 @@
 //
 // A few loops, each on its own thread, wait with epoll on all sockets of their legs. For
 // a packet there is no goroutine, no timer and no allocation: read, check, rewrite twelve
-// bytes, write. Nothing is ever queued; what cannot be sent at once is dropped.
+// bytes, write. Nothing is ever queued; what cannot be sent at once is dropped. Where the
+// kernel allows it, plain bridges are relayed inside it (package kernel), and a loop only
+// looks after their statistics.
 //
 // Playback needs a codec of G.711. A leg with another one hears nothing of a file, but
 // PlaybackDone comes when it would have ended. Silence sends no RTP at all; the reports of
@@ -22,6 +24,7 @@ import (
 	"time"
 
 	"github.com/dialtone-cc/dialtone/server/core"
+	"github.com/dialtone-cc/dialtone/server/edge/media/kernel"
 )
 
 // Config is what a Media is made with.
@@ -31,6 +34,7 @@ type Config struct {
 	Rest     time.Duration // a port rests so long before it is used again; 0: 5 s
 	Dir      string        // the operator's WAV files, looked up before the built-in ones; "": none
 	Loops    int           // threads; 0: half of GOMAXPROCS, at least one
+	Path     Path          // how plain bridges are relayed; "": PathAuto
 
 	// Emit hands an event to the core. It may be called from any goroutine, must not
 	// block, and returns false when there is no room: the event is then offered again.
@@ -49,6 +53,7 @@ type Media struct {
 	seed        maphash.Seed
 	missing     map[string]bool // names of files that were asked for in vain and logged
 	pendingMost int             // events that a loop keeps for a full inbox
+	kernel      *kernel.Relay   // nil on the portable path
 	running     sync.WaitGroup
 	closed      bool
 }
@@ -86,12 +91,16 @@ func New(cfg Config) (*Media, error) {
 	if m.audio, err = newLibrary(cfg.Dir, cfg.Log); err != nil {
 		return nil, err
 	}
+	if err = m.choosePath(); err != nil {
+		return nil, err
+	}
 	for range cfg.Loops {
 		l, err := newLoop(m)
 		if err != nil {
 			for _, made := range m.loops {
-				made.poller.close()
+				made.free()
 			}
+			m.closeKernel()
 			return nil, err
 		}
 		m.loops = append(m.loops, l)
@@ -128,6 +137,7 @@ func (m *Media) Close() error {
 	}
 	close(m.audio.stop)
 	m.running.Wait()
+	m.closeKernel()
 	return nil
 }
 
@@ -147,6 +157,9 @@ func (m *Media) open(id core.LegID) {
 		}
 		g = newLeg(id, port, rtp, rtcp)
 		g.loop = l
+		if m.kernel != nil {
+			g.flow = m.kernel.Flow(port)
+		}
 		m.legs[id] = g
 		l.post(order{do: orderOpen, leg: g})
 	}
@@ -209,7 +222,9 @@ type Gauges struct {
 	Legs         int    // open
 	PortsFree    int    // pairs
 	PortsResting int    // pairs
+	Entrusted    int    // legs whose peer's packets the kernel relays at the moment
 	Relayed      uint64 // from one leg to another
+	ByKernel     uint64 // of those, by the kernel
 	Transcoded   uint64 // of those, between the laws of G.711
 	Played       uint64 // made from a file
 	Dropped      uint64 // valid, but with nobody to hear them, or not sendable at once
@@ -223,7 +238,9 @@ func (m *Media) Gauges() Gauges {
 	for _, l := range m.loops {
 		p := &l.published
 		g.Legs += int(p.legs.Load())
+		g.Entrusted += int(p.entrusted.Load())
 		g.Relayed += p.relayed.Load()
+		g.ByKernel += p.byKernel.Load()
 		g.Transcoded += p.transcoded.Load()
 		g.Played += p.played.Load()
 		g.Dropped += p.dropped.Load()

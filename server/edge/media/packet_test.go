@@ -77,69 +77,71 @@ func FuzzControl(f *testing.F) {
 // A storm of garbage on RTP and RTCP, from the peer and from strangers: the call goes on,
 // and everything is given back.
 func TestGarbageStorm(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	random := rand.New(rand.NewPCG(seed, 0))
-	r := newRig(t, nil)
-	files, free := openFiles(t), r.Gauges().PortsFree
-	a, b := r.phone(legID(1), pcmu), r.phone(legID(2), pcma)
-	bridge(a, b)
-	a.say(440, 3)
-	b.say(880, 3)
-	b.listenFor(3)
-	a.listenFor(3)
-	stranger := listen(t, "127.0.0.3")
-	control := a.local
-	control = portAbove(control)
-	for i := range 3000 {
-		junk := make([]byte, random.IntN(1400))
-		for j := range junk {
-			junk[j] = byte(random.Uint32())
+	eachPath(t, func(t *testing.T, path Path) {
+		seed := uint64(time.Now().UnixNano())
+		t.Logf("seed %d", seed)
+		random := rand.New(rand.NewPCG(seed, 0))
+		r := newRigOn(t, path, nil)
+		files, free := openFiles(t), r.Gauges().PortsFree
+		a, b := r.phone(legID(1), pcmu), r.phone(legID(2), pcma)
+		bridge(a, b)
+		a.say(440, 3)
+		b.say(880, 3)
+		b.listenFor(3)
+		a.listenFor(3)
+		stranger := listen(t, "127.0.0.3")
+		control := a.local
+		control = portAbove(control)
+		for i := range 3000 {
+			junk := make([]byte, random.IntN(1400))
+			for j := range junk {
+				junk[j] = byte(random.Uint32())
+			}
+			if len(junk) > 2 && i%3 == 0 {
+				junk[0] = junk[0]&0x3f | 0x80 // looks like RTP, with all flags
+				junk[1] &= 0x7f
+			}
+			if i%40 == 0 {
+				junk = make([]byte, 9000)
+			}
+			var err error
+			switch i % 4 {
+			case 0:
+				_, err = a.conn.WriteToUDPAddrPort(junk, a.local)
+			case 1:
+				_, err = a.conn.WriteToUDPAddrPort(junk, control)
+			case 2:
+				_, err = stranger.WriteToUDPAddrPort(junk, a.local)
+			default:
+				_, err = stranger.WriteToUDPAddrPort(junk, control)
+			}
+			if err != nil && !errors.Is(err, errors.ErrUnsupported) {
+				t.Fatal(err)
+			}
 		}
-		if len(junk) > 2 && i%3 == 0 {
-			junk[0] = junk[0]&0x3f | 0x80 // looks like RTP, with all flags
-			junk[1] &= 0x7f
+		// The storm is over when the sockets' queues are empty: a packet passes, and then nothing
+		// is left to come.
+		a.seq, a.ssrc = 20000, 76
+		until(t, "the storm is over", func() bool {
+			a.say(440, 1)
+			return b.next(50*time.Millisecond) != nil
+		})
+		for b.next(50*time.Millisecond) != nil {
 		}
-		if i%40 == 0 {
-			junk = make([]byte, 9000)
+		a.seq, a.ssrc = 30000, 77
+		a.say(440, 10)
+		b.mustHear(b.listenFor(10), 440, 880)
+		for _, p := range []*phone{a, b} {
+			r.Do(core.CloseMedia{Leg: p.leg})
+			await(t, r.inbox, closedLeg, p.leg)
+			p.conn.Close()
 		}
-		var err error
-		switch i % 4 {
-		case 0:
-			_, err = a.conn.WriteToUDPAddrPort(junk, a.local)
-		case 1:
-			_, err = a.conn.WriteToUDPAddrPort(junk, control)
-		case 2:
-			_, err = stranger.WriteToUDPAddrPort(junk, a.local)
-		default:
-			_, err = stranger.WriteToUDPAddrPort(junk, control)
+		stranger.Close()
+		until(t, "ports back", func() bool { return r.Gauges().PortsFree == free })
+		if n := openFiles(t); n > files {
+			t.Errorf("%d files open, %d before", n, files)
 		}
-		if err != nil && !errors.Is(err, errors.ErrUnsupported) {
-			t.Fatal(err)
-		}
-	}
-	// The storm is over when the sockets' queues are empty: a packet passes, and then nothing
-	// is left to come.
-	a.seq, a.ssrc = 20000, 76
-	until(t, "the storm is over", func() bool {
-		a.say(440, 1)
-		return b.next(50*time.Millisecond) != nil
 	})
-	for b.next(50*time.Millisecond) != nil {
-	}
-	a.seq, a.ssrc = 30000, 77
-	a.say(440, 10)
-	b.mustHear(b.listenFor(10), 440, 880)
-	for _, p := range []*phone{a, b} {
-		r.Do(core.CloseMedia{Leg: p.leg})
-		await(t, r.inbox, closedLeg, p.leg)
-		p.conn.Close()
-	}
-	stranger.Close()
-	until(t, "ports back", func() bool { return r.Gauges().PortsFree == free })
-	if n := openFiles(t); n > files {
-		t.Errorf("%d files open, %d before", n, files)
-	}
 }
 
 // An odd payload: RTP without any, and one that fills the buffer to the last byte.

@@ -52,6 +52,7 @@ func (l *loop) startPlayback(g *leg, src core.Source, s *sound) {
 	l.streams++
 	g.play = playback{sound: s, number: src.Play, loop: src.Loop, begin: best, slot: slot, index: len(l.wheel[slot]), id: l.streams}
 	l.wheel[slot] = append(l.wheel[slot], g)
+	l.playing++
 }
 
 func (l *loop) stopPlayback(g *leg) {
@@ -64,6 +65,7 @@ func (l *loop) stopPlayback(g *leg) {
 	slot[len(slot)-1] = nil
 	l.wheel[g.play.slot] = slot[:len(slot)-1]
 	g.play = playback{}
+	l.playing--
 }
 
 // turn plays what is due at a tick. It goes backwards, since a playback that ends takes

@@ -17,6 +17,7 @@ import (
 	"github.com/pion/rtp"
 
 	"github.com/dialtone-cc/dialtone/server/core"
+	"github.com/dialtone-cc/dialtone/server/edge/media/kernel"
 )
 
 // patience bounds every wait on a condition.
@@ -37,6 +38,10 @@ func newInbox() *inbox {
 }
 
 func (b *inbox) emit(ev core.Event) bool {
+	if ask, ok := ev.(onLoop); ok {
+		ask.do()
+		return true
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.full {
@@ -134,10 +139,28 @@ func allFree(from, size int) bool {
 	return true
 }
 
-func newRig(t testing.TB, change func(*Config)) *rig {
+// eachPath tells a story on each media path, which must not make a difference to it.
+func eachPath(t *testing.T, story func(t *testing.T, path Path)) {
+	t.Run(string(PathPortable), func(t *testing.T) { story(t, PathPortable) })
+	t.Run(string(PathKernel), func(t *testing.T) {
+		needKernel(t)
+		story(t, PathKernel)
+	})
+}
+
+func needKernel(t testing.TB) {
+	t.Helper()
+	if err := kernel.Probe(); err != nil {
+		t.Skipf("this kernel does not relay for this process: %v", err)
+	}
+}
+
+func newRig(t testing.TB, change func(*Config)) *rig { return newRigOn(t, PathPortable, change) }
+
+func newRigOn(t testing.TB, path Path, change func(*Config)) *rig {
 	t.Helper()
 	b := newInbox()
-	cfg := Config{Addr: netip.AddrFrom4([4]byte{127, 0, 0, 1}), Rest: time.Millisecond, Emit: b.emit, Log: quiet()}
+	cfg := Config{Addr: netip.AddrFrom4([4]byte{127, 0, 0, 1}), Rest: time.Millisecond, Path: path, Emit: b.emit, Log: quiet()}
 	cfg.From, cfg.To = freeRange(t, 64)
 	if change != nil {
 		change(&cfg)
@@ -184,8 +207,12 @@ type phone struct {
 // silence; change it with set.
 func (r *rig) phone(leg core.LegID, codec core.Codec) *phone {
 	r.t.Helper()
-	p := &phone{t: r.t, rig: r, leg: leg, codec: codec, seq: 1000, ts: 50000, ssrc: 0x1000 + uint32(codec.Payload)}
-	p.conn = listen(r.t, "127.0.0.1")
+	return r.phoneOn(listen(r.t, "127.0.0.1"), leg, codec)
+}
+
+func (r *rig) phoneOn(conn *net.UDPConn, leg core.LegID, codec core.Codec) *phone {
+	r.t.Helper()
+	p := &phone{conn: conn, t: r.t, rig: r, leg: leg, codec: codec, seq: 1000, ts: 50000, ssrc: 0x1000 + uint32(codec.Payload)}
 	r.Do(core.OpenMedia{Leg: leg})
 	p.local = await(r.t, r.inbox, openedLeg, leg).Local
 	p.spec = core.MediaSpec{Remote: addrOf(p.conn), Codec: codec, Telephone: 101, Send: true, Receive: true}
@@ -226,6 +253,27 @@ func (p *phone) hears(src core.Source) { p.set(func(s *core.MediaSpec) { s.Hear 
 func bridge(a, b *phone) {
 	a.hears(core.Source{Kind: core.Bridge, Peer: b.leg})
 	b.hears(core.Source{Kind: core.Bridge, Peer: a.leg})
+}
+
+// talk bridges two parties and lets each say a frame to the other. On the kernel's path it
+// returns when the kernel relays for both, if they have one codec.
+func (r *rig) talk(a, b *phone) {
+	r.t.Helper()
+	bridge(a, b)
+	a.say(440, 1)
+	b.listenFor(1)
+	b.say(880, 1)
+	a.listenFor(1)
+	r.entrusted(a, b)
+}
+
+// entrusted waits until the kernel relays what parties say, on the kernel's path.
+func (r *rig) entrusted(parties ...*phone) {
+	r.t.Helper()
+	if r.Path() != PathKernel || parties[0].codec != parties[len(parties)-1].codec {
+		return
+	}
+	until(r.t, "entrusted to the kernel", func() bool { return r.Gauges().Entrusted >= len(parties) })
 }
 
 // say sends frames of a tone in Hz, 20 ms each, one after the other; the relay does not

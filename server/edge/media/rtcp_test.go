@@ -53,50 +53,52 @@ func compound(t *testing.T, c *net.UDPConn) [][]byte {
 // was received, and answers the peer's SR by LSR and DLSR. RTCP flows on hold too.
 func TestReports(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
-	a, b := r.phone(legID(1), pcmu), r.phone(legID(2), pcmu)
-	rtcp := a.controlPhone()
-	bridge(a, b)
-	for i := range 10 {
-		if i == 4 {
-			a.seq++ // one is lost
+	eachPath(t, func(t *testing.T, path Path) {
+		r := newRigOn(t, path, nil)
+		a, b := r.phone(legID(1), pcmu), r.phone(legID(2), pcmu)
+		rtcp := a.controlPhone()
+		r.talk(a, b)
+		for i := range 10 {
+			if i == 4 {
+				a.seq++ // one is lost
+			}
+			a.say(440, 1)
 		}
-		a.say(440, 1)
-	}
-	b.listenFor(10)
-	b.say(880, 7)
-	heard := a.listenFor(7)
-	if _, err := rtcp.WriteToUDPAddrPort(sr(a.ssrc, 0xaaaa1234, 0x5678bbbb), portAbove(a.local)); err != nil {
-		t.Fatal(err)
-	}
-	a.set(func(s *core.MediaSpec) { s.Send = false })
+		b.listenFor(10)
+		b.say(880, 7)
+		heard := a.listenFor(7)
+		if _, err := rtcp.WriteToUDPAddrPort(sr(a.ssrc, 0xaaaa1234, 0x5678bbbb), portAbove(a.local)); err != nil {
+			t.Fatal(err)
+		}
+		a.set(func(s *core.MediaSpec) { s.Send = false })
 
-	parts := compound(t, rtcp)
-	if len(parts) != 2 || parts[0][1] != typeSR || parts[1][1] != typeSDES {
-		t.Fatalf("compound % x", parts)
-	}
-	word := func(i int) uint32 { return binary.BigEndian.Uint32(parts[0][4*i:]) }
-	if word(1) != heard[0].SSRC || word(5) != 7 || word(6) != 7*160 {
-		t.Errorf("SR: SSRC %#x, %d packets, %d octets", word(1), word(5), word(6))
-	}
-	if d := int32(word(4) - heard[6].Timestamp); d < 0 || d > 8000*int32(patience/time.Second) {
-		t.Errorf("SR: RTP time %d after the last packet", d)
-	}
-	if word(7) != a.ssrc || word(8)&0xffffff != 1 || word(8)>>24 != 256/11 || uint16(word(9)) != uint16(a.seq-1) {
-		t.Errorf("block: SSRC %#x, loss %#x, highest %d", word(7), word(8), word(9))
-	}
-	if word(11) != 0x12345678 || word(12) == 0 || word(12) > 65536*uint32(patience/time.Second) {
-		t.Errorf("LSR %#x, DLSR %d", word(11), word(12))
-	}
-	if parts[1][8] != 1 || parts[1][9] != cnameSize {
-		t.Errorf("SDES % x", parts[1])
-	}
-	r.Do(core.CloseMedia{Leg: a.leg})
-	for {
-		if parts = compound(t, rtcp); parts[len(parts)-1][1] == typeBYE {
-			break
+		parts := compound(t, rtcp)
+		if len(parts) != 2 || parts[0][1] != typeSR || parts[1][1] != typeSDES {
+			t.Fatalf("compound % x", parts)
 		}
-	}
+		word := func(i int) uint32 { return binary.BigEndian.Uint32(parts[0][4*i:]) }
+		if word(1) != heard[0].SSRC || word(5) != 8 || word(6) != 8*160 {
+			t.Errorf("SR: SSRC %#x, %d packets, %d octets", word(1), word(5), word(6))
+		}
+		if d := int32(word(4) - heard[6].Timestamp); d < 0 || d > 8000*int32(patience/time.Second) {
+			t.Errorf("SR: RTP time %d after the last packet", d)
+		}
+		if word(7) != a.ssrc || word(8)&0xffffff != 1 || word(8)>>24 != 256/12 || uint16(word(9)) != uint16(a.seq-1) {
+			t.Errorf("block: SSRC %#x, loss %#x, highest %d", word(7), word(8), word(9))
+		}
+		if word(11) != 0x12345678 || word(12) == 0 || word(12) > 65536*uint32(patience/time.Second) {
+			t.Errorf("LSR %#x, DLSR %d", word(11), word(12))
+		}
+		if parts[1][8] != 1 || parts[1][9] != cnameSize {
+			t.Errorf("SDES % x", parts[1])
+		}
+		r.Do(core.CloseMedia{Leg: a.leg})
+		for {
+			if parts = compound(t, rtcp); parts[len(parts)-1][1] == typeBYE {
+				break
+			}
+		}
+	})
 }
 
 // RFC 3550 s.6.3.1: half to one and a half of the interval over e-3/2, the first halved.

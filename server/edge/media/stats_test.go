@@ -123,53 +123,62 @@ func TestLongestGap(t *testing.T) {
 
 // The statistics of a closed leg, from real packets.
 func TestStatsOfALeg(t *testing.T) {
-	r := newRig(t, nil)
-	a, b := r.phone(legID(1), pcmu), r.phone(legID(2), pcmu)
-	bridge(a, b)
-	for _, seq := range []uint16{10, 11, 13, 12, 20} { // 14 to 19 are lost
-		a.raw(&rtp.Packet{Header: rtp.Header{Version: 2, SequenceNumber: seq, Timestamp: uint32(seq) * 160, SSRC: 9}, Payload: make([]byte, 160)})
-	}
-	a.bytes([]byte("not RTP at all"))
-	a.bytes([]byte{0x80})
-	b.listenFor(5)
-	b.say(880, 4)
-	a.listenFor(4)
-	until(t, "refused", func() bool { return r.Gauges().Refused == 2 })
-	r.Do(core.CloseMedia{Leg: a.leg})
-	s := await(t, r.inbox, closedLeg, a.leg).Stats
-	if s.PacketsReceived != 5 || s.PacketsLost != 6 || s.PacketsSent != 4 || s.Refused != 2 {
-		t.Fatalf("%+v", s)
-	}
+	eachPath(t, func(t *testing.T, path Path) {
+		r := newRigOn(t, path, nil)
+		a, b := r.phone(legID(1), pcmu), r.phone(legID(2), pcmu)
+		r.talk(a, b)
+		for _, seq := range []uint16{0, 1, 3, 2, 10} { // 4 to 9 are lost
+			a.raw(&rtp.Packet{Header: rtp.Header{Version: 2, SequenceNumber: uint16(a.seq) + seq, Timestamp: a.ts + uint32(seq)*160, SSRC: a.ssrc}, Payload: make([]byte, 160)})
+		}
+		a.bytes([]byte("not RTP at all"))
+		a.bytes([]byte{0x80})
+		b.listenFor(5)
+		b.say(880, 4)
+		a.listenFor(4)
+		until(t, "refused", func() bool { return r.Gauges().Refused == 2 })
+		r.Do(core.CloseMedia{Leg: a.leg})
+		s := await(t, r.inbox, closedLeg, a.leg).Stats
+		if s.PacketsReceived != 6 || s.PacketsLost != 6 || s.PacketsSent != 5 || s.Refused != 2 {
+			t.Fatalf("%+v", s)
+		}
+	})
 }
 
 // livekit/sip#812: a muted party is reported once, and again as heard; the leg lives on.
 func TestIdleAndResumed(t *testing.T) {
-	r := newRig(t, nil)
-	a, b := r.phone(legID(1), pcmu), r.phone(legID(2), pcmu)
-	bridge(a, b)
-	a.set(func(s *core.MediaSpec) { s.IdleAfter = 300 })
-	await(t, r.inbox, idleLeg, a.leg) // none ever came
-	a.set(func(s *core.MediaSpec) { s.Hear.Peer = b.leg })
-	a.say(440, 1)
-	await(t, r.inbox, resumedLeg, a.leg)
-	began := time.Now()
-	await(t, r.inbox, idleLeg, a.leg)
-	if d := time.Since(began); d < 280*time.Millisecond || d > 3*time.Second {
-		t.Fatalf("idle after %v, want 300 to 500 ms", d)
-	}
-	b.say(880, 2) // muted, not gone: it still hears
-	a.listenFor(2)
-	a.say(440, 2)
-	await(t, r.inbox, resumedLeg, a.leg)
-	b.listenFor(3)
-	a.set(func(s *core.MediaSpec) { s.IdleAfter = 0 })
-	r.Do(core.CloseMedia{Leg: a.leg})
-	await(t, r.inbox, closedLeg, a.leg)
-	if n := r.inbox.count(func(ev core.Event) bool {
-		_, idle := ev.(core.MediaIdle)
-		_, resumed := ev.(core.MediaResumed)
-		return idle || resumed
-	}); n != 0 {
-		t.Fatalf("%d more events of silence: %v", n, r.inbox.events)
-	}
+	eachPath(t, func(t *testing.T, path Path) {
+		r := newRigOn(t, path, nil)
+		a, b := r.phone(legID(1), pcmu), r.phone(legID(2), pcmu)
+		bridge(a, b)
+		a.set(func(s *core.MediaSpec) { s.IdleAfter = 300 })
+		await(t, r.inbox, idleLeg, a.leg) // none ever came
+		a.set(func(s *core.MediaSpec) { s.Hear.Peer = b.leg })
+		a.say(440, 1)
+		await(t, r.inbox, resumedLeg, a.leg)
+		b.listenFor(1)
+		b.say(880, 1)
+		a.listenFor(1)
+		r.entrusted(a, b)
+		a.say(440, 1)
+		began := time.Now()
+		await(t, r.inbox, idleLeg, a.leg)
+		if d := time.Since(began); d < 280*time.Millisecond || d > 3*time.Second {
+			t.Fatalf("idle after %v, want 300 to 500 ms", d)
+		}
+		b.say(880, 2) // muted, not gone: it still hears
+		a.listenFor(2)
+		a.say(440, 2)
+		await(t, r.inbox, resumedLeg, a.leg)
+		b.listenFor(3) // the one before the silence and these
+		a.set(func(s *core.MediaSpec) { s.IdleAfter = 0 })
+		r.Do(core.CloseMedia{Leg: a.leg})
+		await(t, r.inbox, closedLeg, a.leg)
+		if n := r.inbox.count(func(ev core.Event) bool {
+			_, idle := ev.(core.MediaIdle)
+			_, resumed := ev.(core.MediaResumed)
+			return idle || resumed
+		}); n != 0 {
+			t.Fatalf("%d more events of silence: %v", n, r.inbox.events)
+		}
+	})
 }

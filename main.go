@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/dialtone-cc/dialtone/loadgen"
+	"github.com/dialtone-cc/dialtone/loadgen/bench"
 	"github.com/dialtone-cc/dialtone/server/app"
 	"github.com/dialtone-cc/dialtone/server/config"
 	"github.com/dialtone-cc/dialtone/server/telemetry"
@@ -31,6 +32,8 @@ const usage = `dialtone is a contact-center server that keeps its calls, and the
   dialtone dev      one node with an embedded store and a demo tenant, on loopback
   dialtone server   one node, configured by a file
   dialtone call     one real call over real sockets: caller, agent, audio both ways
+  dialtone loadgen  a load of calls: callers, agents, both ways measured, a report
+  dialtone bench    measures this machine's figures, beside peers that are installed
   dialtone sim      the same core in a virtual world, by seed
   dialtone version  what this binary is (--json)
   dialtone help     this
@@ -58,6 +61,10 @@ func run(args, environ []string, stdout, stderr io.Writer) int {
 		return interruptible(func(ctx context.Context) int { return sim.Run(ctx, rest, stdout, stderr) })
 	case "call":
 		return interruptible(func(ctx context.Context) int { return loadgen.Call(ctx, rest, stdout, stderr) })
+	case "loadgen":
+		return interruptible(func(ctx context.Context) int { return loadgen.Load(ctx, rest, environ, stdout, stderr) })
+	case "bench":
+		return interruptible(func(ctx context.Context) int { return bench.Command(ctx, rest, stdout, stderr) })
 	case "version", "--version":
 		return version(rest, stdout, stderr)
 	case "help", "--help", "-h":
@@ -65,7 +72,7 @@ func run(args, environ []string, stdout, stderr io.Writer) int {
 		return passed
 	default:
 		fmt.Fprintf(stderr, "dialtone: %q is not a subcommand", name)
-		if near := config.Nearest(name, []string{"dev", "server", "call", "sim", "version", "help"}); near != "" {
+		if near := config.Nearest(name, []string{"dev", "server", "call", "loadgen", "bench", "sim", "version", "help"}); near != "" {
 			fmt.Fprintf(stderr, "; did you mean %s?", near)
 		}
 		fmt.Fprint(stderr, "\n`dialtone help` lists them all.\n")

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dialtone-cc/dialtone/loadgen/measure"
 	"github.com/dialtone-cc/dialtone/loadgen/phone"
 )
 
@@ -156,32 +157,34 @@ func place(ctx context.Context, server netip.AddrPort, o callOptions, progress i
 	ctx, stop := context.WithTimeout(ctx, 30*time.Second+o.ring+o.talk)
 	defer stop()
 	r := Report{Target: o.to, Agent: o.agent}
-	agent, err := phone.New(phone.Config{User: o.agent, Password: o.password, Server: server, Tone: 880})
+	start := time.Now()
+	agent, err := phone.New(phone.Config{User: o.agent, Password: o.password, Server: server, Tone: 880, Start: start})
 	if err != nil {
 		return r, err
 	}
 	defer agent.Close()
-	caller, err := phone.New(phone.Config{User: "caller", Server: server, Tone: 440})
+	caller, err := phone.New(phone.Config{User: "caller", Server: server, Tone: 440, Start: start})
 	if err != nil {
 		return r, err
 	}
 	defer caller.Close()
-	start := time.Now()
+	registering := time.Now()
 	if err := agent.Register(ctx, 2*time.Minute); err != nil {
 		return r, err
 	}
-	r.RegisterMs = ms(time.Since(start))
+	r.RegisterMs = ms(time.Since(registering))
 	defer func() {
 		bye, stop := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 		defer stop()
-		_ = agent.Register(bye, 0)
+		_ = agent.Unregister(bye)
 	}()
 	fmt.Fprintf(progress, "agent %s is registered, the caller dials %s\n", o.agent, o.to)
 	out, err := caller.Call(ctx, o.to)
 	if err != nil {
 		return r, fmt.Errorf("the caller's call: %w", err)
 	}
-	r.SetupMs = ms(out.Answered.Sub(out.Invited))
+	setup := out.Times()
+	r.SetupMs = ms(setup.Answered.Sub(setup.Invited))
 	fmt.Fprintln(progress, "the caller is answered and waits")
 	var in *phone.Call
 	select {
@@ -191,13 +194,13 @@ func place(ctx context.Context, server netip.AddrPort, o callOptions, progress i
 	case <-ctx.Done():
 		return r, errors.New("the call was not offered to the agent: is another agent ready, or this one busy?")
 	}
-	r.RoutingMs = ms(in.Invited.Sub(out.Invited))
+	r.RoutingMs = ms(in.Times().Invited.Sub(setup.Invited))
 	fmt.Fprintln(progress, "the agent's phone rings")
-	return r, r.talk(ctx, o, out, in, caller, agent, progress)
+	return r, r.talk(ctx, o, out, in, start, progress)
 }
 
 // talk answers, lets the two talk, hangs up and accounts for it.
-func (r *Report) talk(ctx context.Context, o callOptions, out, in *phone.Call, caller, agent *phone.Phone, progress io.Writer) error {
+func (r *Report) talk(ctx context.Context, o callOptions, out, in *phone.Call, start time.Time, progress io.Writer) error {
 	select {
 	case <-time.After(o.ring):
 	case <-in.Done():
@@ -206,7 +209,8 @@ func (r *Report) talk(ctx context.Context, o callOptions, out, in *phone.Call, c
 	if err := in.Answer(ctx); err != nil {
 		return err
 	}
-	r.AnswerMs = ms(time.Since(in.Answered))
+	answer := in.Times()
+	r.AnswerMs = ms(answer.Acked.Sub(answer.Answered))
 	fmt.Fprintln(progress, "they talk")
 	select {
 	case <-time.After(o.talk):
@@ -214,18 +218,18 @@ func (r *Report) talk(ctx context.Context, o callOptions, out, in *phone.Call, c
 	case <-in.Done():
 	case <-ctx.Done():
 	}
-	r.TalkSeconds = time.Since(in.Answered).Seconds()
-	heardCaller, heardAgent := in.Media.Heard(), out.Media.Heard()
-	r.CallerHears = direction(heardAgent, agent.Voice(), in.Answered)
-	r.AgentHears = direction(heardCaller, caller.Voice(), in.Answered)
-	r.MusicPackets = heardAgent.Packets - heardAgent.Voice
-	bye := time.Now()
+	r.TalkSeconds = time.Since(answer.Answered).Seconds()
+	heardCaller, heardAgent := in.Media.Heard().Audio, out.Media.Heard().Audio
+	answered := measure.Micros(answer.Answered.Sub(start).Microseconds())
+	r.CallerHears = direction(heardAgent, answered)
+	r.AgentHears = direction(heardCaller, answered)
+	r.MusicPackets = heardAgent.Received - heardAgent.Voice
 	if err := out.HangUp(ctx); err != nil {
 		return fmt.Errorf("the caller hangs up: %w", err)
 	}
 	select {
 	case <-in.Done():
-		r.HangupMs = ms(time.Since(bye))
+		r.HangupMs = ms(in.Times().ByeReceived.Sub(out.Times().ByeSent))
 	case <-time.After(5 * time.Second):
 		return errors.New("the agent's phone was not hung up within 5 s")
 	}
@@ -238,16 +242,16 @@ func (r *Report) talk(ctx context.Context, o callOptions, out, in *phone.Call, c
 	return nil
 }
 
-func direction(h phone.Heard, voice uint64, answered time.Time) Direction {
-	d := Direction{Packets: h.Voices[voice], Lost: h.Lost, LongestGapMs: ms(h.Gap)}
+func direction(a measure.Audio, answered measure.Micros) Direction {
+	d := Direction{Packets: a.Voice, Lost: a.Lost, LongestGapMs: millis(a.LongestGap)}
 	if d.Packets > 0 {
-		d.FirstAudioMs = ms(h.First.Sub(answered))
-		d.LatencyP50Ms = float64(h.Latency.ValueAtQuantile(50)) / 1000
-		d.LatencyP99Ms = float64(h.Latency.ValueAtQuantile(99)) / 1000
-		d.LatencyMaxMs = float64(h.Latency.Max()) / 1000
+		d.FirstAudioMs = millis(a.First - answered)
+		d.LatencyP50Ms, d.LatencyP99Ms, d.LatencyMaxMs = millis(a.LatencyP50), millis(a.LatencyP99), millis(a.LatencyMax)
 	}
 	return d
 }
+
+func millis(m measure.Micros) float64 { return float64(m) / 1000 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 

@@ -1,364 +1,327 @@
 package phone
 
 import (
-	"bytes"
 	"context"
+	"errors"
 	"fmt"
-	"net/netip"
-	"strconv"
-	"strings"
-	"sync"
+	"math/rand/v2"
 	"time"
 
-	"github.com/emiago/sipgo"
-	"github.com/emiago/sipgo/sip"
+	"github.com/dialtone-cc/dialtone/loadgen/stream"
+)
+
+// The phases of a call:
+//
+//	made here:  dialling --2xx--> up --HangUp--> ending --answer--> over
+//	               |                  \--BYE--------------------->/
+//	               +--CANCEL, refusal, nobody------------------->/
+//	taken here: ringing --Answer--> answering --ACK--> up ...
+//	               +--CANCEL, Reject-------------------------> over
+type callPhase string
+
+const (
+	dialling  callPhase = "dialling"
+	ringing   callPhase = "ringing"
+	answering callPhase = "answering"
+	up        callPhase = "up"
+	ending    callPhase = "ending"
+	over      callPhase = "over"
+)
+
+// Cause is why a call ended.
+type Cause string
+
+const (
+	ByRemote  Cause = "remote"    // the other side hung up
+	ByLocal   Cause = "local"     // HangUp
+	Cancelled Cause = "cancelled" // the caller gave up before an answer was confirmed
+	Rejected  Cause = "rejected"  // Reject, or HangUp while it rang
+	Declined  Cause = "refused"   // a final response of 300 or more: see Status
+	Closed    Cause = "closed"    // the phone was closed
+	Failed    Cause = "failed"    // no answer, no connection, a broken message: see Err
 )
 
 // Call is one call of a phone, made or taken.
 type Call struct {
-	phone *Phone
-	Media *Media
-	id    string
+	Media *stream.Stream // its audio; closed some time after Done, and can then still be asked what was heard
 
-	local, remote sip.FromHeader
-	target        sip.Uri
-	tx            sip.ServerTransaction // of the INVITE that rings here
-	invite        *sip.Request
-	confirmed     chan struct{} // closed by the ACK, for a call that was answered here
+	phone    *Phone
+	e        *Endpoint
+	key      string
+	outgoing bool
+	caller   Remote
 
-	// When things happened, by this machine's clock.
-	Invited, Ringing, Answered time.Time
+	rings, answered, acked, done chan struct{}
 
-	mu    sync.Mutex
-	seq   uint32
-	sdp   int
-	once  sync.Once
-	done  chan struct{}
-	cause string
+	// Under the endpoint's lock.
+	dialog
+	phase    callPhase
+	times    Times
+	cause    Cause
+	err      error
+	status   int
+	reason   string
+	invite   *asking    // that dials
+	ringer   *serverTxn // that rings here
+	accept   *serverTxn // whose 2xx waits for its ACK
+	reinvite *asking    // of ours, without an answer
+	referral chan int   // statuses from NOTIFY
+	gaveUp   bool       // CANCEL is wanted
+	cancel   *clientTxn
+	hangUp   bool // as soon as the ACK has come
+
+	ack    []byte // to the last 2xx, for those who repeat it
+	ackSeq uint32
+	ackTo  way
+
+	offer  description // of the INVITE that rings
+	events uint8
+	sdpID  uint32
+	sdpSeq uint32
+	wants  direction // sendonly: we hold
+
+	want, applied sound // of the stream
+	atWork        bool  // somebody sees to it
 }
 
-func (p *Phone) newCall(id string) (*Call, error) {
-	m, err := openMedia(p.cfg.Addr, voiceOf(p.cfg.User), p.cfg.Tone)
-	if err != nil {
-		return nil, err
-	}
-	return &Call{phone: p, Media: m, id: id, done: make(chan struct{}), confirmed: make(chan struct{})}, nil
+// Times are instants of a call by this machine's clock, zero where they did not come. What
+// is received is stamped by the kernel where it can be, what is sent just before the write.
+type Times struct {
+	Invited     time.Time // INVITE sent (a call made) or received (a call taken)
+	Provisional time.Time // first 1xx received
+	Ringing     time.Time // first 180 received, or sent
+	Early       time.Time // first 1xx with SDP received
+	Answered    time.Time // 2xx received, or first sent
+	Acked       time.Time // its ACK sent, or received
+	Cancelled   time.Time // CANCEL sent, or received
+	ByeSent     time.Time
+	ByeReceived time.Time
+	ByeAnswered time.Time // final response to our BYE received
+	Ended       time.Time
 }
 
-// voiceOf makes a number of a name, to be told apart in stamps.
-func voiceOf(user string) uint64 {
-	h := uint64(14695981039346656037)
-	for _, b := range []byte(user) {
-		h = (h ^ uint64(b)) * 1099511628211
-	}
-	return h
+// Remote is who calls, as the INVITE says it.
+type Remote struct {
+	From     string // user part of From
+	Asserted string // of P-Asserted-Identity (RFC 3325), "" where absent
+	PartyID  string // of Remote-Party-ID, "" where absent
 }
 
-// Voice is the number by which others know this phone's voice.
-func (p *Phone) Voice() uint64 { return voiceOf(p.cfg.User) }
-
-func (p *Phone) keep(c *Call) {
-	p.mu.Lock()
-	p.calls[c.id] = c
-	p.mu.Unlock()
+// Number is the best of them: asserted, party id, From.
+func (r Remote) Number() string {
+	switch {
+	case r.Asserted != "":
+		return r.Asserted
+	case r.PartyID != "":
+		return r.PartyID
+	}
+	return r.From
 }
 
-// Call dials a SIP URI and returns when it is answered. A refusal is a *Refused.
-func (p *Phone) Call(ctx context.Context, uri string) (*Call, error) {
-	var target sip.Uri
-	if err := sip.ParseUri(uri, &target); err != nil {
-		return nil, fmt.Errorf("URI %q: %w", uri, err)
-	}
-	c, err := p.newCall(token())
-	if err != nil {
-		return nil, err
-	}
-	c.seq = 1
-	c.local = p.address("")
-	c.remote = sip.FromHeader{Address: target, Params: sip.NewParams()}
-	req := p.request(sip.INVITE, target, c.local, c.remote, c.id, c.seq)
-	req.AppendHeader(&sip.ContactHeader{Address: p.contactURI()})
-	req.AppendHeader(sip.NewHeader("Content-Type", "application/sdp"))
-	req.SetBody(c.describe("sendrecv"))
-	p.keep(c)
-	c.Invited = time.Now()
-	if err := c.dial(ctx, req); err != nil {
-		c.finish(err.Error())
-		return nil, err
-	}
-	return c, nil
+func (p *Phone) newCall(phase callPhase) *Call {
+	return &Call{phone: p, e: p.e, phase: phase, wants: sendrecv, events: defaultEvents, sdpID: rand.Uint32() >> 1,
+		rings: make(chan struct{}), answered: make(chan struct{}), acked: make(chan struct{}), done: make(chan struct{})}
 }
 
-// Refused is a call that got a final response other than 2xx.
-type Refused struct {
-	Status int
-	Reason string
-}
-
-func (r *Refused) Error() string { return fmt.Sprintf("refused: %d %s", r.Status, r.Reason) }
-
-func (c *Call) dial(ctx context.Context, req *sip.Request) error {
-	tx, err := c.phone.client.TransactionRequest(ctx, req)
-	if err != nil {
-		return fmt.Errorf("send INVITE: %w", err)
+// keep enters the call where requests find it; an error at the bound.
+func (c *Call) keep() error {
+	switch {
+	case c.e.closed || c.phone.closed:
+		return errClosed
+	case len(c.e.calls) >= c.e.cfg.MaxCalls:
+		return fmt.Errorf("%d calls at a time, more are not allowed here", c.e.cfg.MaxCalls)
 	}
-	for {
-		select {
-		case <-ctx.Done():
-			c.cancel(req)
-			return ctx.Err()
-		case <-tx.Done():
-			return fmt.Errorf("no answer to INVITE: %w", tx.Err())
-		case r := <-tx.Responses():
-			switch {
-			case r.StatusCode < 200:
-				if r.StatusCode > 100 && c.Ringing.IsZero() {
-					c.Ringing = time.Now()
-				}
-				continue
-			case r.StatusCode >= 300:
-				return &Refused{Status: r.StatusCode, Reason: r.Reason}
-			}
-			c.Answered = time.Now()
-			// RFC 3261 s.13.2.2.4: an ACK for each repeated 2xx.
-			tx.OnRetransmission(func(again *sip.Response) {
-				if again.IsSuccess() {
-					c.ack(again.CSeq().SeqNo)
-				}
-			})
-			return c.established(r)
-		}
-	}
-}
-
-func (c *Call) cancel(invite *sip.Request) {
-	req := sip.NewRequest(sip.CANCEL, invite.Recipient)
-	for _, name := range []string{"Via", "From", "To", "Call-ID", "Max-Forwards"} {
-		if h := invite.GetHeader(name); h != nil {
-			req.AppendHeader(sip.HeaderClone(h))
-		}
-	}
-	req.AppendHeader(&sip.CSeqHeader{SeqNo: invite.CSeq().SeqNo, MethodName: sip.CANCEL})
-	req.SetTransport("UDP")
-	req.SetDestination(invite.Destination())
-	ctx, stop := context.WithTimeout(context.Background(), 2*time.Second)
-	defer stop()
-	_, _ = c.phone.client.Do(ctx, req, func(*sipgo.Client, *sip.Request) error { return nil })
-}
-
-// established takes the 2xx of our INVITE: the dialog is there, the audio begins.
-func (c *Call) established(r *sip.Response) error {
-	c.remote.Params = r.To().Params
-	if r.Contact() != nil {
-		c.target = r.Contact().Address
-	}
-	c.ack(r.CSeq().SeqNo)
-	remote, err := audioAddr(r.Body())
-	if err != nil {
-		return err
-	}
-	c.Media.speakTo(remote)
+	c.key = callKey(c.callID, c.localTag)
+	c.e.calls[c.key] = c
+	c.phone.calls[c] = struct{}{}
 	return nil
 }
 
-func (c *Call) ack(seq uint32) {
-	req := c.phone.request(sip.ACK, c.target, c.local, c.remote, c.id, seq)
-	req.SetDestination(hostPort(c.target))
-	_ = c.phone.client.WriteRequest(req)
+// finish ends the call. The lock is held.
+func (c *Call) finish(cause Cause, at time.Time) {
+	if c.phase == over {
+		return
+	}
+	c.phase, c.cause, c.times.Ended = over, cause, at
+	if c.e.calls[c.key] == c {
+		delete(c.e.calls, c.key)
+	}
+	delete(c.phone.calls, c)
+	if c.accept != nil {
+		c.accept.gone()
+	}
+	c.want.ended = true
+	c.wish()
+	close(c.done)
 }
 
-func hostPort(u sip.Uri) string {
-	port := u.Port
-	if port == 0 {
-		port = 5060
-	}
-	return netJoin(u.Host, port)
-}
-
-func netJoin(host string, port int) string {
-	if strings.Contains(host, ":") {
-		return "[" + host + "]:" + strconv.Itoa(port)
-	}
-	return host + ":" + strconv.Itoa(port)
-}
-
-// ringing takes an INVITE: the phone rings.
-func (p *Phone) ringing(r *sip.Request, tx sip.ServerTransaction) (*Call, error) {
-	c, err := p.newCall(r.CallID().Value())
-	if err != nil {
-		return nil, err
-	}
-	c.Invited, c.invite, c.tx = time.Now(), r, tx
-	to := r.To()
-	c.local = sip.FromHeader{Address: to.Address, Params: sip.NewParams()}
-	c.local.Params.Add("tag", token())
-	c.remote = *r.From()
-	if r.Contact() != nil {
-		c.target = r.Contact().Address
-	}
-	if _, err := audioAddr(r.Body()); err != nil {
-		c.Media.close()
-		return nil, err
-	}
-	p.keep(c)
-	tx.OnCancel(func(*sip.Request) { go c.finish("cancelled") })
-	return c, c.respond(180, "Ringing", nil)
-}
-
-func (c *Call) respond(status int, reason string, body []byte) error {
-	resp := sip.NewResponseFromRequest(c.invite, status, reason, body)
-	resp.To().Params = c.local.Params
-	resp.AppendHeader(&sip.ContactHeader{Address: c.phone.contactURI()})
-	if body != nil {
-		resp.AppendHeader(sip.NewHeader("Content-Type", "application/sdp"))
-	}
-	return c.tx.Respond(resp)
-}
-
-// Answer picks up and returns when the ACK has come.
-func (c *Call) Answer(ctx context.Context) error {
-	remote, err := audioAddr(c.invite.Body())
-	if err != nil {
-		return err
-	}
-	body := c.describe("sendrecv")
-	wait := 500 * time.Millisecond
-	c.Answered = time.Now()
-	for {
-		if err := c.respond(200, "OK", body); err != nil {
-			return fmt.Errorf("answer: %w", err)
-		}
-		select {
-		case <-c.confirmed:
-			c.Media.speakTo(remote)
-			return nil
-		case <-c.done:
-			return fmt.Errorf("call ended before it was answered: %s", c.cause)
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(wait): // RFC 3261 s.13.3.1.4
-			wait = min(2*wait, 4*time.Second)
-		}
+// fail ends a call that can't go on.
+func (c *Call) fail(err error) {
+	if c.phase != over {
+		c.err = err
+		c.finish(Failed, time.Now())
 	}
 }
 
-// Reject refuses with a status.
-func (c *Call) Reject(status int) error {
-	err := c.respond(status, "Refused", nil)
-	c.finish("rejected")
-	return err
+// ID is the Call-ID.
+func (c *Call) ID() string { return c.callID }
+
+// Remote says who calls (a call taken).
+func (c *Call) Remote() Remote { return c.caller }
+
+// Times returns what has happened so far.
+func (c *Call) Times() Times {
+	c.e.mu.Lock()
+	defer c.e.mu.Unlock()
+	return c.times
 }
 
-func (c *Call) acked(*sip.Request) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	select {
-	case <-c.confirmed:
-	default:
-		close(c.confirmed)
-	}
+// WhenRinging is closed by the first 180 (received or sent), WhenAnswered by the first 2xx,
+// Done by the end. A call that ends without ringing or answer closes Done only.
+func (c *Call) WhenRinging() <-chan struct{}  { return c.rings }
+func (c *Call) WhenAnswered() <-chan struct{} { return c.answered }
+func (c *Call) Done() <-chan struct{}         { return c.done }
+
+// Status is the final status to the INVITE, 0 before; Reason its phrase.
+func (c *Call) Status() int {
+	c.e.mu.Lock()
+	defer c.e.mu.Unlock()
+	return c.status
 }
 
-// reinvited takes a re-INVITE of the server: its address may have changed.
-func (c *Call) reinvited(r *sip.Request, tx sip.ServerTransaction) {
-	if r.Contact() != nil {
-		c.target = r.Contact().Address
-	}
-	if remote, err := audioAddr(r.Body()); err == nil {
-		c.Media.speakTo(remote)
-	}
-	resp := sip.NewResponseFromRequest(r, 200, "OK", c.describe("sendrecv"))
-	resp.AppendHeader(&sip.ContactHeader{Address: c.phone.contactURI()})
-	resp.AppendHeader(sip.NewHeader("Content-Type", "application/sdp"))
-	_ = tx.Respond(resp)
+func (c *Call) Reason() string {
+	c.e.mu.Lock()
+	defer c.e.mu.Unlock()
+	return c.reason
 }
 
-// Hold puts the other side on hold with a re-INVITE (RFC 3264 s.8.4); Resume takes it back.
-func (c *Call) Hold(ctx context.Context) error   { return c.renegotiate(ctx, "sendonly") }
-func (c *Call) Resume(ctx context.Context) error { return c.renegotiate(ctx, "sendrecv") }
+// Cause waits for the end of the call and says why it came. Err says more of a call that
+// Failed, else it is nil.
+func (c *Call) Cause() Cause { <-c.done; return c.cause }
+func (c *Call) Err() error   { <-c.done; return c.err }
 
-func (c *Call) renegotiate(ctx context.Context, direction string) error {
-	req := c.inDialog(sip.INVITE)
-	req.AppendHeader(sip.NewHeader("Content-Type", "application/sdp"))
-	req.SetBody(c.describe(direction))
-	resp, err := c.phone.client.Do(ctx, req)
-	if err != nil {
-		return fmt.Errorf("re-INVITE: %w", err)
-	}
-	if !resp.IsSuccess() {
-		return &Refused{Status: resp.StatusCode, Reason: resp.Reason}
-	}
-	c.ack(resp.CSeq().SeqNo)
-	return nil
-}
-
-func (c *Call) inDialog(method sip.RequestMethod) *sip.Request {
-	c.mu.Lock()
-	c.seq = max(c.seq, 1) + 1
-	seq := c.seq
-	c.mu.Unlock()
-	req := c.phone.request(method, c.target, c.local, c.remote, c.id, seq)
-	req.AppendHeader(&sip.ContactHeader{Address: c.phone.contactURI()})
-	req.SetDestination(hostPort(c.target))
-	return req
-}
-
-// HangUp ends the call with BYE.
+// HangUp ends the call, whatever it is doing, and returns when it is over: BYE when it is
+// up, CANCEL while it is being dialled, 603 while it rings here. A call that is over is
+// not an error. When the context ends first, the call goes on ending by itself.
 func (c *Call) HangUp(ctx context.Context) error {
-	resp, err := c.phone.client.Do(ctx, c.inDialog(sip.BYE))
-	c.finish("local")
-	if err != nil {
-		return fmt.Errorf("BYE: %w", err)
+	c.e.mu.Lock()
+	c.leave()
+	c.e.mu.Unlock()
+	select {
+	case <-c.done:
+		return c.err
+	case <-ctx.Done():
+		return fmt.Errorf("hang up: %w", ctx.Err())
 	}
-	if !resp.IsSuccess() {
-		return &Refused{Status: resp.StatusCode, Reason: resp.Reason}
+}
+
+func (c *Call) leave() {
+	switch c.phase {
+	case dialling:
+		c.giveUp()
+	case ringing:
+		c.reject(603, "Decline")
+	case answering: // s.15: no BYE before the ACK
+		c.hangUp = true
+	case up:
+		c.bye(ByLocal)
 	}
-	return nil
 }
 
-// Done is closed when the call is over; Cause says why.
-func (c *Call) Done() <-chan struct{} { return c.done }
-
-// Cause is "remote", "local", "cancelled", "rejected", "closed", or an error's text.
-func (c *Call) Cause() string { <-c.done; return c.cause }
-
-func (c *Call) finish(cause string) {
-	c.once.Do(func() {
-		c.cause = cause
-		c.phone.mu.Lock()
-		delete(c.phone.calls, c.id)
-		c.phone.mu.Unlock()
-		c.Media.close()
-		close(c.done)
-	})
-}
-
-// describe writes the phone's SDP: G.711 u-law and telephone-event.
-func (c *Call) describe(direction string) []byte {
-	c.mu.Lock()
-	c.sdp++
-	version := c.sdp
-	c.mu.Unlock()
-	a := c.Media.Addr()
-	return fmt.Appendf(nil, "v=0\r\no=- 1 %d IN IP4 %s\r\ns=-\r\nc=IN IP4 %s\r\nt=0 0\r\nm=audio %d RTP/AVP 0 101\r\n"+
-		"a=rtpmap:0 PCMU/8000\r\na=rtpmap:101 telephone-event/8000\r\na=fmtp:101 0-16\r\na=ptime:20\r\na=%s\r\n",
-		version, a.Addr(), a.Addr(), a.Port(), direction)
-}
-
-// audioAddr finds where the other side takes audio.
-func audioAddr(body []byte) (netip.AddrPort, error) {
-	var host, port string
-	for line := range bytes.Lines(body) {
-		text := strings.TrimSpace(string(line))
-		if rest, ok := strings.CutPrefix(text, "c=IN IP4 "); ok {
-			host = rest // of the session, or after m= of the stream, which wins
+// bye sends BYE; the call is over with its answer.
+func (c *Call) bye(cause Cause) {
+	c.phase = ending
+	c.times.ByeSent = time.Now()
+	a := c.inDialog("BYE")
+	a.done = func(m *message, err error) {
+		at := time.Now()
+		if m != nil {
+			at = m.at
+			c.times.ByeAnswered = at
 		}
-		if rest, ok := strings.CutPrefix(text, "m=audio "); ok {
-			port, _, _ = strings.Cut(rest, " ")
+		switch {
+		case c.phase == over:
+			return
+		case err != nil:
+			c.err = fmt.Errorf("BYE: %w", err)
+		case m.status >= 300 && c.times.ByeReceived.IsZero(): // 481 is right when both hang up at once
+			c.err = fmt.Errorf("BYE: %w", &Refused{m.status, m.reason})
 		}
+		c.finish(cause, at)
 	}
-	if host != "" && port != "" {
-		return netip.ParseAddrPort(host + ":" + port)
-	}
-	return netip.AddrPort{}, fmt.Errorf("no audio in SDP of %d bytes", len(body))
+	c.phone.ask(a)
 }
+
+// inDialog prepares a request inside the dialog.
+func (c *Call) inDialog(method string) *asking {
+	return &asking{r: c.dialog.request(method), proofs: &c.phone.callProofs, next: c.nextSeq, addr: func() way { return c.e.wayTo(c.next()) }}
+}
+
+// gotRequest takes a request inside the dialog.
+func (c *Call) gotRequest(m *message) {
+	if m.cseq < c.heardSeq && c.heardSeq > 0 { // s.12.2.2
+		c.e.answer(m, response{status: 500, reason: "Out of Order"})
+		return
+	}
+	c.heardSeq = m.cseq
+	switch m.method {
+	case "BYE":
+		c.gotBye(m)
+	case "INVITE":
+		c.reinvited(m)
+	case "NOTIFY":
+		c.notified(m)
+	case "OPTIONS", "INFO": // whether the call is still there (s.12.2.2)
+		c.e.answer(m, response{status: 200, reason: "OK", contact: c.phone.contact, extra: []field{{"Allow", methods}}})
+	default:
+		c.e.answer(m, response{status: 405, reason: "Method Not Allowed", extra: []field{{"Allow", methods}}})
+	}
+}
+
+func (c *Call) gotBye(m *message) {
+	c.e.answer(m, response{status: 200, reason: "OK"})
+	c.times.ByeReceived = m.at
+	switch c.phase {
+	case ringing: // s.15.1.2: a BYE in an early dialog
+		c.status, c.reason = 487, "Request Terminated"
+		c.ringer.refuse(response{status: c.status, reason: c.reason})
+		c.finish(ByRemote, m.at)
+	case ending: // both at once; the answer to ours ends it
+	default:
+		c.finish(ByRemote, m.at)
+	}
+}
+
+// acknowledgement sends the ACK to a 2xx (s.13.2.2.4) and keeps it.
+func (c *Call) acknowledgement(m *message, credentials []field) {
+	r := c.dialog.request("ACK")
+	r.seq, r.extra = m.cseq, credentials
+	c.ack, c.ackSeq, c.ackTo = r.wire(c.e, newBranch()), m.cseq, c.e.wayTo(c.next())
+	_ = c.e.write(c.ackTo, c.ack)
+}
+
+// acknowledgeAgain answers a repeated 2xx.
+func (c *Call) acknowledgeAgain(m *message) {
+	if len(c.ack) > 0 && c.ackSeq == m.cseq {
+		c.e.tally.Resent++
+		_ = c.e.write(c.ackTo, c.ack)
+	}
+}
+
+// dismiss ends what a 2xx has set up that belongs to no call here (s.13.2.2.4).
+func (e *Endpoint) dismiss(m *message) {
+	d := dialog{callID: m.callID, local: m.from, localTag: m.fromTag, seq: m.cseq}
+	d.asCaller(m)
+	if d.target == "" {
+		return
+	}
+	to := e.wayTo(d.next())
+	ack := d.request("ACK")
+	ack.seq = m.cseq
+	_ = e.write(to, ack.wire(e, newBranch()))
+	bye := d.request("BYE")
+	bye.seq = d.nextSeq()
+	e.send(bye, newBranch(), to, func(*message) {}, func(error) {})
+}
+
+var errNotUp = errors.New("the call is not up")

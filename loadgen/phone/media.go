@@ -1,189 +1,99 @@
 package phone
 
 import (
-	"fmt"
-	"net"
+	"math"
 	"net/netip"
-	"sync"
-	"time"
 
-	"github.com/HdrHistogram/hdrhistogram-go"
-	"github.com/pion/rtp"
+	"github.com/dialtone-cc/dialtone/loadgen/stream"
 )
 
-// Media is a phone's RTP of one call: it speaks a stamped tone and keeps account of whom
-// it hears.
-type Media struct {
-	conn  *net.UDPConn
-	voice uint64
-	hz    float64
-	stop  chan struct{}
-	done  sync.WaitGroup
-
-	mu     sync.Mutex
-	remote netip.AddrPort
-	send   bool
-	closed bool
-	heard  Heard
-	last   map[uint64]uint64 // voice -> index last heard
+// sound is what a call wants of its stream.
+type sound struct {
+	to     netip.AddrPort // not valid: nobody to talk to yet
+	codec  stream.Codec
+	silent bool // send nothing
+	ended  bool
 }
 
-// Heard is what a phone has heard.
-type Heard struct {
-	Packets  uint64                  // all RTP
-	Voice    uint64                  // packets that carry the stamp of another phone
-	Voices   map[uint64]uint64       // the same by voice
-	Lost     uint64                  // stamped frames that never came, by their index
-	First    time.Time               // the first packet of another phone's voice
-	Gap      time.Duration           // longest time between two packets of a voice
-	Latency  *hdrhistogram.Histogram // one way, in microseconds, of stamped packets
-	Audio    []byte                  // the last second, G.711 u-law
-	lastTime time.Time
-}
+// The stream's thread is asked outside of the endpoint's lock, for it may take a
+// millisecond to answer: the call notes what it wants, and a goroutine that lives as long
+// as there is a difference sees to it. Wishes that come in between replace each other, so
+// there is at most one goroutine and one wish for a call, whatever the other side sends.
 
-// openMedia binds an even port on addr.
-func openMedia(addr netip.Addr, voice uint64, hz float64) (*Media, error) {
-	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, 0)))
-	if err != nil {
-		return nil, fmt.Errorf("open an RTP port: %w", err)
-	}
-	m := &Media{conn: conn, voice: voice, hz: hz, stop: make(chan struct{}), last: map[uint64]uint64{}, send: true,
-		heard: Heard{Latency: hdrhistogram.New(1, 60_000_000, 3), Voices: map[uint64]uint64{}}}
-	m.done.Go(m.listen)
-	return m, nil
-}
-
-// Addr is where the phone receives RTP.
-func (m *Media) Addr() netip.AddrPort { return m.conn.LocalAddr().(*net.UDPAddr).AddrPort() }
-
-// speakTo begins to speak, or changes to whom.
-func (m *Media) speakTo(remote netip.AddrPort) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	first := !m.remote.IsValid()
-	m.remote = remote
-	if first && !m.closed { // the call may have ended just now
-		m.done.Go(m.speak)
+// wish makes the stream follow c.want. The lock is held.
+func (c *Call) wish() {
+	if !c.atWork && (c.want != c.applied || c.Media == nil) {
+		c.atWork = true
+		c.e.running.Go(c.work)
 	}
 }
 
-// Mute stops speaking, or begins again: a muted phone sends no RTP at all.
-func (m *Media) Mute(on bool) {
-	m.mu.Lock()
-	m.send = !on
-	m.mu.Unlock()
-}
-
-// speak sends one frame each 20 ms by an absolute schedule, so that lateness does not add up.
-func (m *Media) speak() {
-	p := rtp.Packet{Header: rtp.Header{Version: 2, SSRC: uint32(m.voice), Marker: true}, Payload: make([]byte, Frame)}
-	buf := make([]byte, 12+Frame)
-	start := time.Now()
-	for i := uint64(0); ; i++ {
-		wait := time.NewTimer(time.Until(start.Add(time.Duration(i) * 20 * time.Millisecond)))
-		select {
-		case <-m.stop:
-			wait.Stop()
+func (c *Call) work() {
+	for {
+		c.e.mu.Lock()
+		want, done := c.want, c.applied
+		if c.Media == nil && want.ended || c.Media != nil && want == done {
+			c.atWork = false
+			c.e.mu.Unlock()
 			return
-		case <-wait.C:
 		}
-		m.mu.Lock()
-		remote, send := m.remote, m.send
-		m.mu.Unlock()
-		if !send {
+		c.e.mu.Unlock()
+		if c.Media == nil { // only this goroutine sets it, before anybody else has the call
+			s, err := c.openStream()
+			c.e.mu.Lock()
+			c.Media = s
+			c.opened(err)
+			c.e.mu.Unlock()
 			continue
 		}
-		tone(p.Payload[stampSize:], m.hz, i*Frame)
-		stamp{voice: m.voice, index: i, sent: time.Now().UnixNano()}.put(p.Payload)
-		p.SequenceNumber, p.Timestamp = uint16(i), uint32(i*Frame)
-		n, err := p.MarshalTo(buf)
-		if err != nil {
-			return
-		}
-		p.Marker = false
-		_, _ = m.conn.WriteToUDPAddrPort(buf[:n], remote) // a refused packet is a lost one
+		c.carryOut(want, done)
+		c.e.mu.Lock()
+		c.applied = want
+		c.e.mu.Unlock()
 	}
 }
 
-func (m *Media) listen() {
-	buf := make([]byte, 2048)
-	var p rtp.Packet
-	for {
-		n, _, err := m.conn.ReadFromUDPAddrPort(buf)
-		now := time.Now()
-		if err != nil {
-			select {
-			case <-m.stop:
-				return
-			default:
-				continue // ICMP errors of a connected peer come here
-			}
-		}
-		if p.Unmarshal(buf[:n]) == nil {
-			m.hear(now, p.Payload)
-		}
-	}
-}
-
-func (m *Media) hear(now time.Time, payload []byte) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	h := &m.heard
-	h.Packets++
-	h.Audio = append(h.Audio, payload...)
-	if over := len(h.Audio) - 8000; over > 0 {
-		h.Audio = h.Audio[over:]
-	}
-	s, ok := readStamp(payload)
-	if !ok || s.voice == m.voice {
+func (c *Call) carryOut(want, done sound) {
+	if want.ended {
+		c.Media.Close()
 		return
 	}
-	if h.Voice == 0 {
-		h.First = now
-	} else if gap := now.Sub(h.lastTime); gap > h.Gap {
-		h.Gap = gap
+	if want.silent && !done.silent { // before a first word
+		c.Media.Mute(true)
 	}
-	h.lastTime = now
-	h.Voice++
-	h.Voices[s.voice]++
-	if last, known := m.last[s.voice]; known && s.index > last+1 {
-		h.Lost += s.index - last - 1
+	if want.to.IsValid() && (want.to != done.to || want.codec != done.codec) {
+		if err := c.Media.Talk(want.to, want.codec); err != nil {
+			c.e.log.Warn("audio can't be sent", "to", want.to, "error", err)
+		}
 	}
-	m.last[s.voice] = s.index
-	_ = h.Latency.RecordValue(max(1, (now.UnixNano()-s.sent)/1000))
+	if !want.silent && done.silent {
+		c.Media.Mute(false)
+	}
 }
 
-// Heard returns what was heard so far.
-func (m *Media) Heard() Heard {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	h := m.heard
-	h.Latency = hdrhistogram.Import(h.Latency.Export())
-	h.Voices = map[uint64]uint64{}
-	for v, n := range m.heard.Voices {
-		h.Voices[v] = n
+func (c *Call) openStream() (*stream.Stream, error) {
+	cfg := &c.phone.cfg
+	return c.e.media.Open(stream.Options{Voice: cfg.Voice, Tone: int(math.Round(cfg.Tone)), Marker: cfg.Marker, Label: cfg.Label,
+		Sound: cfg.Sound, AnySource: cfg.AnySource, Events: c.events})
+}
+
+// hear listens to early media, without a word.
+func (c *Call) hear(d description) {
+	if both := d.common(c.phone.cfg.Codecs); len(both) > 0 && !d.addr.Addr().IsUnspecified() {
+		c.want.to, c.want.codec, c.want.silent = d.addr, both[0], true
+		c.wish()
 	}
-	h.Audio = append([]byte(nil), m.heard.Audio...)
-	return h
 }
 
-// Forget begins the account anew.
-func (m *Media) Forget() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.heard = Heard{Latency: hdrhistogram.New(1, 60_000_000, 3), Voices: map[uint64]uint64{}}
-	m.last = map[uint64]uint64{}
-}
-
-func (m *Media) close() {
-	m.mu.Lock()
-	before := m.closed
-	m.closed = true
-	m.mu.Unlock()
-	if before {
+// follow sends and receives audio as the other side has described it.
+func (c *Call) follow(d description) {
+	both := d.common(c.phone.cfg.Codecs)
+	if len(both) == 0 {
 		return
 	}
-	close(m.stop)
-	_ = m.conn.Close()
-	m.done.Wait()
+	c.want.silent = !d.mayHear()
+	if !d.addr.Addr().IsUnspecified() {
+		c.want.to, c.want.codec = d.addr, both[0]
+	}
+	c.wish()
 }

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dialtone-cc/dialtone/loadgen/measure"
 	"github.com/dialtone-cc/dialtone/loadgen/phone"
 )
 
@@ -144,7 +145,8 @@ func (h home) vipCall(t *testing.T, caller string, agent *phone.Phone) time.Dura
 	if took := p.hangUp(t); took > 5*time.Second {
 		t.Errorf("the hang-up of %s took %s", caller, took)
 	}
-	return p.out.Answered.Sub(p.out.Invited)
+	at := p.out.Times()
+	return at.Answered.Sub(at.Invited)
 }
 
 // baseline is what a node uses when it has nothing to do.
@@ -366,8 +368,8 @@ func (h home) rtpFlood(t *testing.T, agent *phone.Phone) {
 	}
 	talk.alive(t)
 	talk.heard(t, time.Since(began), 0.9, 2*time.Second)
-	for who, heard := range map[string]phone.Heard{"caller": talk.out.Media.Heard(), "agent": talk.in.Media.Heard()} {
-		if stray := heard.Packets - heard.Voice; stray > 0 {
+	for who, heard := range map[string]measure.Audio{"caller": talk.out.Media.Heard().Audio, "agent": talk.in.Media.Heard().Audio} {
+		if stray := heard.Received - heard.Voice; stray > 0 {
 			t.Errorf("the %s heard %d packets that nobody spoke", who, stray)
 		}
 	}

@@ -53,8 +53,8 @@ func TestConversationsOutliveTheServer(t *testing.T) {
 	ownCall.Media.Forget()
 	soon(t, "our caller after the crash", hearing(ownCaller), agentTone, 0.8)
 	soon(t, "our agent after the crash", hearing(ownCall), callerTone, 0.8)
-	t.Logf("our phones heard each other again %s and %s after kill -9", ownCaller.Media.Heard().First.Sub(died).Round(time.Millisecond),
-		ownCall.Media.Heard().First.Sub(died).Round(time.Millisecond))
+	t.Logf("our phones heard each other again %s and %s after kill -9", firstHeard(ownCaller).Sub(died).Round(time.Millisecond),
+		firstHeard(ownCall).Sub(died).Round(time.Millisecond))
 	soon(t, "baresip after the crash", since(bare.heard), agentTone, 2)
 	soon(t, "sipp's caller after the crash", func() samples { return mine.sound(back) }, agentTone, 1)
 	soon(t, "sipp's agent after the crash", func() samples { return theirs.sound(back) }, callerTone, 1)

@@ -9,10 +9,13 @@ import (
 	"github.com/dialtone-cc/dialtone/loadgen/phone"
 )
 
+// epoch is the zero of all that our phones hear.
+var epoch = time.Now()
+
 // newPhone starts one of our own phones.
 func newPhone(t testing.TB, s *server, user, domain string, tone float64) *phone.Phone {
 	t.Helper()
-	p, err := phone.New(phone.Config{User: user, Password: password, Domain: domain, Server: s.sip, Tone: tone})
+	p, err := phone.New(phone.Config{User: user, Password: password, Domain: domain, Server: s.sip, Tone: tone, Start: epoch})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +82,7 @@ func answers(t testing.TB, p *phone.Phone) *phone.Call {
 }
 
 // over waits for the end of a call and returns its cause.
-func over(t testing.TB, c *phone.Call) string {
+func over(t testing.TB, c *phone.Call) phone.Cause {
 	t.Helper()
 	select {
 	case <-c.Done():
@@ -94,7 +97,7 @@ func over(t testing.TB, c *phone.Call) string {
 func hearing(c *phone.Call) func() samples {
 	return func() samples {
 		s := samples{rate: 8000}
-		for _, u := range c.Media.Heard().Audio {
+		for _, u := range c.Media.Heard().Sound {
 			s.at = append(s.at, expandULaw(u))
 		}
 		return s
@@ -109,3 +112,8 @@ func hangsUp(t testing.TB, c *phone.Call) {
 }
 
 func asRefused(err error, into **phone.Refused) bool { return errors.As(err, into) }
+
+// firstHeard is when a call heard the first packet of the other's voice, since Forget.
+func firstHeard(c *phone.Call) time.Time {
+	return epoch.Add(time.Duration(c.Media.Heard().Audio.First) * time.Microsecond)
+}

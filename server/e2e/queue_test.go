@@ -278,7 +278,7 @@ func TestWrapUpEnds(t *testing.T) {
 	d.reaches(t, 0, "ready", "wrap_up")
 	next := dials(t, d, "next", callerTone)
 	second := rings(t, agent)
-	if took := second.Invited.Sub(ended); took < 1300*time.Millisecond {
+	if took := second.Times().Invited.Sub(ended); took < 1300*time.Millisecond {
 		t.Errorf("the next call came after %s, within the wrap-up of 1.5 s", took)
 	}
 	if err := second.Answer(soonish(t)); err != nil {
@@ -394,7 +394,7 @@ func TestNobodyTalksWithTwo(t *testing.T) {
 				t.Errorf("caller %d: %v", i, err)
 				return
 			}
-			for c.Media.Heard().Voice < 15 && ctx.Err() == nil { // 300 ms of an agent
+			for c.Media.Heard().Audio.Voice < 15 && ctx.Err() == nil { // 300 ms of an agent
 				time.Sleep(20 * time.Millisecond)
 			}
 			heard := c.Media.Heard().Voices

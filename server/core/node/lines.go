@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/dialtone-cc/dialtone/server/core"
+	"github.com/dialtone-cc/dialtone/server/core/call"
 	"github.com/dialtone-cc/dialtone/server/core/commit"
 )
 
@@ -129,10 +130,14 @@ func (n *Node) gather(now core.Time, since core.Token, out []core.Effect) []core
 	return out
 }
 
-// encode writes a record; nil stays nil, a deletion.
+// encode writes a record; nil stays nil, a deletion. Calls have their own form; what is
+// small or seldom written is JSON.
 func encode(v any) []byte {
-	if v == nil {
+	switch v := v.(type) {
+	case nil:
 		return nil
+	case *call.Call:
+		return v.Encode()
 	}
 	b, err := json.Marshal(v)
 	if err != nil {

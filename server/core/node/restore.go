@@ -117,7 +117,7 @@ func (n *Node) take(now core.Time, e core.Entry, out []core.Effect) ([]core.Effe
 		}
 		return out, err
 	case "calls":
-		c, err := decode[call.Call](e.Value)
+		c, err := call.Decode(e.Value)
 		if err == nil {
 			err = c.Valid()
 		}
@@ -127,7 +127,7 @@ func (n *Node) take(now core.Time, e core.Entry, out []core.Effect) ([]core.Effe
 		if err != nil {
 			return out, err
 		}
-		return n.takeCall(now, t, &c, out), nil
+		return n.takeCall(now, t, c, out), nil
 	}
 	return out, nil
 }

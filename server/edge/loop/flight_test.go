@@ -39,7 +39,11 @@ func TestWordsKnowEveryTypeAndTellNoSecret(t *testing.T) {
 	var have []string
 	for _, what := range loaded() {
 		have = append(have, reflect.TypeOf(what).Name())
-		line := words(what)
+		kept, size := weigh(what)
+		line := words(kept)
+		if size <= 0 || strings.Contains(fmt.Sprintf("%+v", kept), "PutAgent{") {
+			t.Errorf("%T keeps %d bytes, %+v", what, size, kept)
+		}
 		if strings.HasPrefix(line, "?") {
 			t.Errorf("no words for %T", what)
 		}
@@ -77,6 +81,39 @@ func TestALineStaysALine(t *testing.T) {
 	r := &core.Request{Method: core.BYE, Message: core.Message{CallID: strings.Repeat("x\n", 5000)}}
 	if line := words(core.RequestReceived{Request: r}); len(line) > 600 || strings.Contains(line, "\n") {
 		t.Errorf("a line of %d bytes", len(line))
+	}
+}
+
+// A peer chooses how large its messages are, and the recorder keeps thousands: its memory
+// is bounded in bytes, the latest stay.
+func TestFlightIsBoundedInBytes(t *testing.T) {
+	f := newFlight(4096)
+	for i := range 2000 {
+		r := &core.Request{Method: core.INFO, Message: core.Message{CSeq: uint32(i), Body: make([]byte, 60_000)}}
+		f.event(core.Time(i), core.RequestReceived{Request: r})
+		f.effects(core.Time(i), []core.Effect{core.CloseMedia{}})
+	}
+	if f.bytes > maxFlight || f.kept < 2*maxFlight/70_000 {
+		t.Errorf("%d bytes in %d records", f.bytes, f.kept)
+	}
+	held := 0
+	for _, r := range f.ring {
+		if ev, ok := r.what.(core.RequestReceived); ok {
+			held += len(ev.Request.Body)
+		}
+	}
+	if held > maxFlight {
+		t.Errorf("%d bytes are held", held)
+	}
+	var b strings.Builder
+	if _, err := f.WriteTo(&b); err != nil || !strings.Contains(b.String(), "cseq 1999") || strings.Contains(b.String(), "cseq 3\n") {
+		t.Errorf("%v, %d bytes written", err, b.Len())
+	}
+	for range 4096 {
+		f.event(1, core.Stored{})
+	}
+	if f.kept != 4096 || f.bytes != 4096*128 {
+		t.Errorf("%d bytes in %d small records", f.bytes, f.kept)
 	}
 }
 

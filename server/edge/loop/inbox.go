@@ -3,6 +3,7 @@ package loop
 import (
 	"context"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -14,9 +15,17 @@ import (
 // and is shed there, while the BYEs, commits and answers that let live calls end still
 // find room.
 type inboxes struct {
-	urgent, fresh chan item
-	shed          atomic.Uint64
-	streak        int // urgent items taken in a row; the loop's goroutine only
+	mu            sync.Mutex
+	urgent, fresh fifo
+	streak        int           // urgent items taken in a row
+	pace          time.Duration // mean time from one fresh item to the next, while some wait
+	taken         core.Time     // when the last fresh item was taken; 0: none waited behind it
+	working       bool          // somebody steps, and will look again before ceasing
+	again         bool          // somebody else came in vain meanwhile
+	ended         bool          // nobody is to step any more
+
+	bell chan struct{} // holds a token when the loop's goroutine is to look
+	shed atomic.Uint64
 }
 
 type item struct {
@@ -29,30 +38,72 @@ type item struct {
 // taken, for anybody can send a flood of BYEs too.
 const longestStreak = 64
 
+// staleAfter bounds how long anything new waits. What would have to wait longer, by the
+// pace of those before it, is shed: a queue of seconds would serve everybody when they have
+// given up, one of a fraction of T1 (500 ms) serves as many as there is time for.
+const staleAfter = 200 * time.Millisecond
+
 // Emit hands an event over and never blocks, also when called from Dispatch. False: the
-// inbox is full and the event is lost; the caller sheds (503) or emits it again later.
+// inbox is full, or what is new waits too long already, and the event is lost; the caller
+// sheds (503) or emits it again later.
 func (l *Loop) Emit(ev core.Event) bool {
-	inbox := l.urgent
-	if isFresh(ev) {
-		inbox = l.fresh
+	ok, working := l.put(item{at: l.cfg.Clock(), ev: ev})
+	if ok && !working {
+		l.ring()
 	}
+	return ok
+}
+
+// Post is Emit by one who calls Help soon, and holds no lock then: it wakes nobody, which
+// costs more than most steps.
+func (l *Loop) Post(ev core.Event) bool {
+	ok, _ := l.put(item{at: l.cfg.Clock(), ev: ev})
+	return ok
+}
+
+func (l *Loop) ring() {
 	select {
-	case inbox <- item{at: l.cfg.Clock(), ev: ev}:
-		return true
+	case l.bell <- struct{}{}:
 	default:
-		l.shed.Add(1)
-		return false
 	}
 }
 
-// Ask runs f on the loop's goroutine, between two steps, and waits for it: the one way to
-// look into the node from outside. It fails when ctx ends first; f may then still run.
+func (b *inboxes) put(it item) (ok, working bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	inbox := &b.urgent
+	if isFresh(it.ev) {
+		inbox = &b.fresh
+		if wait := time.Duration(inbox.count) * b.pace; wait > staleAfter ||
+			inbox.count > 0 && it.at.Sub(inbox.first().at) > staleAfter { // nothing is taken at all
+			b.shed.Add(1)
+			return false, b.working
+		}
+	}
+	if !inbox.push(it) {
+		b.shed.Add(1)
+		return false, b.working
+	}
+	return true, b.working
+}
+
+// Ask runs f between two steps and waits for it: the one way to look into the node from
+// outside. It fails when ctx ends first; f may then still run.
 func (l *Loop) Ask(ctx context.Context, f func()) error {
 	done := make(chan struct{})
-	select {
-	case l.urgent <- item{ask: func() { f(); close(done) }}:
-	case <-ctx.Done():
-		return fmt.Errorf("loop does not take questions: %w", ctx.Err())
+	it := item{ask: func() { f(); close(done) }}
+	for ok, working := l.put(it); ; ok, working = l.put(it) {
+		if !working {
+			l.ring()
+		}
+		if ok {
+			break
+		}
+		select {
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("loop does not take questions: %w", ctx.Err())
+		}
 	}
 	select {
 	case <-done:
@@ -63,46 +114,59 @@ func (l *Loop) Ask(ctx context.Context, f func()) error {
 }
 
 // Waiting returns how many events wait in the urgent and in the fresh inbox.
-func (l *Loop) Waiting() (urgent, fresh int) { return len(l.urgent), len(l.fresh) }
-
-// Shed returns how many events found their inbox full.
-func (l *Loop) Shed() uint64 { return l.shed.Load() }
-
-// take returns what waits, urgent first, without blocking.
-func (b *inboxes) take() (item, bool) {
-	if b.streak < longestStreak {
-		select {
-		case it := <-b.urgent:
-			b.streak++
-			return it, true
-		default:
-		}
-	}
-	b.streak = 0
-	select {
-	case it := <-b.fresh:
-		return it, true
-	default:
-	}
-	select {
-	case it := <-b.urgent:
-		return it, true
-	default:
-		return item{}, false
-	}
+func (l *Loop) Waiting() (urgent, fresh int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.urgent.count, l.fresh.count
 }
 
-// wait blocks until something comes; false: look again (deadline or end).
-func (b *inboxes) wait(ctx context.Context, timer *time.Timer) (item, bool) {
-	select {
-	case it := <-b.urgent:
-		return it, true
-	case it := <-b.fresh:
-		return it, true
-	case <-timer.C:
-	case <-ctx.Done():
+// Shed returns how many events found their inbox full or too slow.
+func (l *Loop) Shed() uint64 { return l.shed.Load() }
+
+// take returns what waits, urgent first.
+func (b *inboxes) take(now core.Time) (item, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.urgent.count > 0 && (b.streak < longestStreak || b.fresh.count == 0) {
+		b.streak = min(b.streak+1, longestStreak)
+		return b.urgent.pop(), true
 	}
-	return item{}, false
+	b.streak = 0
+	if b.fresh.count == 0 {
+		return item{}, false
+	}
+	if b.taken > 0 {
+		b.pace += (min(now.Sub(b.taken), staleAfter) - b.pace) / 8
+	}
+	it := b.fresh.pop()
+	if b.taken = 0; b.fresh.count > 0 {
+		b.taken = now
+	}
+	return it, true
+}
+
+// begin makes the caller the one who steps, if nobody else is.
+func (b *inboxes) begin() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.working || b.ended {
+		b.again = true
+		return false
+	}
+	b.working, b.again = true, false
+	return true
+}
+
+// cease lets go again when nothing came meanwhile.
+func (b *inboxes) cease() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.ended && (b.again || b.urgent.count+b.fresh.count > 0) {
+		b.again = false
+		return false
+	}
+	b.working = false
+	return true
 }
 
 // isFresh reports whether an event asks for something new: a request outside a dialog
@@ -115,4 +179,36 @@ func isFresh(ev core.Event) bool {
 		return true
 	}
 	return false
+}
+
+// fifo is a queue in a ring that grows up to its limit.
+type fifo struct {
+	ring  []item
+	head  int
+	count int
+	limit int
+}
+
+func (q *fifo) first() *item { return &q.ring[q.head] }
+
+func (q *fifo) push(it item) bool {
+	if q.count == q.limit {
+		return false
+	}
+	if q.count == len(q.ring) {
+		grown := make([]item, min(q.limit, max(64, 2*len(q.ring))))
+		copy(grown[copy(grown, q.ring[q.head:]):], q.ring[:q.head])
+		q.ring, q.head = grown, 0
+	}
+	q.ring[(q.head+q.count)%len(q.ring)] = it
+	q.count++
+	return true
+}
+
+func (q *fifo) pop() item {
+	it := q.ring[q.head]
+	q.ring[q.head] = item{}
+	q.head = (q.head + 1) % len(q.ring)
+	q.count--
+	return it
 }

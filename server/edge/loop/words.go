@@ -34,8 +34,8 @@ func eventWords(what any) (string, bool) {
 		return fmt.Sprintf("transaction %s failed: %s", ev.Txn, ev.Cause), true
 	case core.FlowClosed:
 		return fmt.Sprintf("flow %s closed", ev.Flow), true
-	case core.Restored:
-		return fmt.Sprintf("restored %d entries", len(ev.Entries)), true
+	case restored:
+		return fmt.Sprintf("restored %d entries", int(ev)), true
 	case core.Delivered:
 		return fmt.Sprintf("record of %s delivered", ev.ID), true
 	case core.DeliveryFailed:
@@ -143,6 +143,9 @@ func response(r *core.Response) string {
 func kind(v any) string {
 	if v == nil {
 		return "nothing"
+	}
+	if t, ok := v.(reflect.Type); ok {
+		return t.String()
 	}
 	return reflect.TypeOf(v).String()
 }

@@ -34,13 +34,13 @@ func TestBridgeByContent(t *testing.T) {
 				}
 				transcoded, byKernel := uint64(0), uint64(0)
 				if c.a != c.b {
-					transcoded = 102
+					transcoded = 104
 				} else if path == PathKernel {
 					byKernel = 80 // or more: one comes up now and then, while the numbers are looked at
 				}
 				until(t, "counters", func() bool {
 					g := r.Gauges()
-					return g.Relayed == 102 && g.Transcoded == transcoded && g.ByKernel >= byKernel && (byKernel > 0) == (g.ByKernel > 0)
+					return g.Relayed == 104 && g.Transcoded == transcoded && g.ByKernel >= byKernel && (byKernel > 0) == (g.ByKernel > 0)
 				})
 			})
 		})

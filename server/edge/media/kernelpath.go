@@ -66,6 +66,7 @@ func (m *Media) closeKernel() {
 type way struct {
 	asked bool
 	ok    bool   // the program can take it
+	seen  bool   // the peer's packets come by the program, too
 	via   uint32 // interface; 0: to this machine
 }
 
@@ -114,15 +115,22 @@ func (l *loop) reroute() {
 	}
 }
 
-// wayOf finds where a locked leg's packets go, once for each lock.
+// wayOf finds where a locked leg's packets go, once for each lock, and watches for those
+// of its peer.
 func (l *loop) wayOf(g *leg) *way {
-	if w := &g.way; !w.asked {
+	w := &g.way
+	if !w.asked {
 		w.asked = true
 		if g.local.Addr().Is4() && g.latch.peer.Addr().Is4() {
 			w.via, w.ok = l.routes.Find(g.local.Addr(), g.latch.peer.Addr())
 		}
+		if w.ok {
+			g.flow.Watch(g.latch.peer, g.local)
+		}
+	} else if w.ok && !w.seen {
+		w.seen = g.flow.Seen()
 	}
-	return &g.way
+	return w
 }
 
 // speakerOf returns the leg that a leg hears.
@@ -151,7 +159,7 @@ func (l *loop) plain(g *leg) *leg {
 	from, on := l.wayOf(g), l.wayOf(to)
 	// A packet from elsewhere that is given one of our own addresses as its source would
 	// not pass the kernel's check of sources on its way to a socket of this machine.
-	if !from.ok || !on.ok || (on.via == 0 && from.via != 0) {
+	if !from.seen || !on.seen || (on.via == 0 && from.via != 0) {
 		return nil
 	}
 	return to

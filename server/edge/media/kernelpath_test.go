@@ -95,7 +95,7 @@ func TestKernelCountsAsWeDo(t *testing.T) {
 	for i := range stats {
 		stats[i].JitterMs, stats[i].LongestGapMs = 0, 0 // of time, see below
 	}
-	if stats[0] != stats[1] || stats[0].PacketsReceived != 12 || stats[0].PacketsLost != 40 || stats[0].PacketsSent != 8 {
+	if stats[0] != stats[1] || stats[0].PacketsReceived != 13 || stats[0].PacketsLost != 40 || stats[0].PacketsSent != 9 {
 		t.Errorf("portable %+v\nkernel   %+v", stats[0], stats[1])
 	}
 }
@@ -203,7 +203,7 @@ func TestStrangersDoNotStopTheKernel(t *testing.T) {
 	}
 	until(t, "refused", func() bool { return r.Gauges().Refused >= 100 })
 	r.Do(core.CloseMedia{Leg: a.leg})
-	if s := await(t, r.inbox, closedLeg, a.leg).Stats; s.PacketsReceived != 201 || s.PacketsLost != 0 {
+	if s := await(t, r.inbox, closedLeg, a.leg).Stats; s.PacketsReceived != 202 || s.PacketsLost != 0 {
 		t.Errorf("%+v", s)
 	}
 	if n := r.Gauges().ByKernel - before.ByKernel; n < 150 {

@@ -152,6 +152,9 @@ func (l *loop) lock(g *leg, peer netip.AddrPort) bool {
 	}
 	g.latch.settle(peer)
 	g.local = localOf(g.rtp)
+	if g.flow != nil {
+		l.wayOf(g)
+	}
 	g.drained = false
 	g.control.peer = netip.AddrPort{}
 	// From here on the kernel hands strangers' packets to a second socket of the port, if

@@ -335,7 +335,7 @@ func naiveRelay(t *testing.T, remotes []netip.AddrPort) (local []netip.AddrPort)
 	return local
 }
 
-func clock(t *testing.T, id int32) time.Duration {
+func clock(t testing.TB, id int32) time.Duration {
 	t.Helper()
 	var ts unix.Timespec
 	if err := unix.ClockGettime(id, &ts); err != nil {

@@ -96,11 +96,13 @@ func insideNode(t *testing.T, name string) {
 	c := place(3, name+"n", "10.77.1.1", "10.77.1.1")
 	bridge(a, c)
 	b.hears(core.Source{})
-	a.say(440, 1)
-	c.listenFor(1)
-	c.say(880, 1)
-	a.listenFor(1)
-	r.entrusted(c)
+	until(t, "entrusted to the kernel", func() bool {
+		a.say(440, 1)
+		c.listenFor(1)
+		c.say(880, 1)
+		a.listenFor(1)
+		return r.areEntrusted(c)
+	})
 	exchange("one on the node", a, c)
 	byKernel(40 + 15)
 
@@ -109,11 +111,7 @@ func insideNode(t *testing.T, name string) {
 	c.hears(core.Source{})
 	run(t, "ip", "addr", "add", "10.77.2.9/24", "dev", "tob")
 	run(t, "ip", "route", "replace", "10.77.3.1/32", "via", "10.77.2.2", "src", "10.77.2.1")
-	a.say(440, 1)
-	b.listenFor(1)
-	b.say(880, 1)
-	a.listenFor(1)
-	r.entrusted(a, b)
+	r.talkOn(a, b)
 	exchange("after a change of routes", a, b)
 
 	// An interface that comes later is served too.
@@ -124,7 +122,8 @@ func insideNode(t *testing.T, name string) {
 	run(t, "ip", "-n", name+"a", "link", "set", "later", "up")
 	d := place(4, name+"a", "10.77.4.2", "10.77.4.1")
 	a.hears(core.Source{})
-	r.talk(d, b)
+	bridge(d, b)
+	r.talkOn(d, b)
 	before := r.Gauges().ByKernel
 	exchange("an interface that came later", d, b)
 	until(t, "relayed by the kernel", func() bool { return r.Gauges().ByKernel >= before+30 })

@@ -255,25 +255,53 @@ func bridge(a, b *phone) {
 	b.hears(core.Source{Kind: core.Bridge, Peer: a.leg})
 }
 
-// talk bridges two parties and lets each say a frame to the other. On the kernel's path it
-// returns when the kernel relays for both, if they have one codec.
+// talk bridges two parties and lets each say two frames to the other. On the kernel's path
+// it returns when the kernel relays for both, if they have one codec.
 func (r *rig) talk(a, b *phone) {
 	r.t.Helper()
 	bridge(a, b)
-	a.say(440, 1)
-	b.listenFor(1)
-	b.say(880, 1)
-	a.listenFor(1)
+	for range 2 {
+		a.say(440, 1)
+		b.listenFor(1)
+		b.say(880, 1)
+		a.listenFor(1)
+	}
 	r.entrusted(a, b)
 }
 
-// entrusted waits until the kernel relays what parties say, on the kernel's path.
+// talkOn lets two parties talk until the kernel relays for both, on the kernel's path.
+func (r *rig) talkOn(a, b *phone) {
+	r.t.Helper()
+	until(r.t, "entrusted to the kernel", func() bool {
+		a.say(440, 1)
+		b.say(880, 1)
+		b.listenFor(1)
+		a.listenFor(1)
+		return r.Path() != PathKernel || r.areEntrusted(a, b)
+	})
+}
+
+// entrusted waits until the kernel relays what parties say, on the kernel's path, if they
+// have one codec.
 func (r *rig) entrusted(parties ...*phone) {
 	r.t.Helper()
 	if r.Path() != PathKernel || parties[0].codec != parties[len(parties)-1].codec {
 		return
 	}
-	until(r.t, "entrusted to the kernel", func() bool { return r.Gauges().Entrusted >= len(parties) })
+	until(r.t, "entrusted to the kernel", func() bool { return r.areEntrusted(parties...) })
+}
+
+// areEntrusted asks the loop itself, for the gauges lag.
+func (r *rig) areEntrusted(parties ...*phone) bool {
+	all := make(chan bool, 1)
+	r.loopOf(parties[0].leg).post(order{do: orderEmit, event: onLoop{do: func() {
+		yes := true
+		for _, p := range parties {
+			yes = yes && r.legs[p.leg].entrusted
+		}
+		all <- yes
+	}}})
+	return <-all
 }
 
 // say sends frames of a tone in Hz, 20 ms each, one after the other; the relay does not

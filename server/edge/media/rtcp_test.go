@@ -77,13 +77,13 @@ func TestReports(t *testing.T) {
 			t.Fatalf("compound % x", parts)
 		}
 		word := func(i int) uint32 { return binary.BigEndian.Uint32(parts[0][4*i:]) }
-		if word(1) != heard[0].SSRC || word(5) != 8 || word(6) != 8*160 {
+		if word(1) != heard[0].SSRC || word(5) != 9 || word(6) != 9*160 {
 			t.Errorf("SR: SSRC %#x, %d packets, %d octets", word(1), word(5), word(6))
 		}
 		if d := int32(word(4) - heard[6].Timestamp); d < 0 || d > 8000*int32(patience/time.Second) {
 			t.Errorf("SR: RTP time %d after the last packet", d)
 		}
-		if word(7) != a.ssrc || word(8)&0xffffff != 1 || word(8)>>24 != 256/12 || uint16(word(9)) != uint16(a.seq-1) {
+		if word(7) != a.ssrc || word(8)&0xffffff != 1 || word(8)>>24 != 256/13 || uint16(word(9)) != uint16(a.seq-1) {
 			t.Errorf("block: SSRC %#x, loss %#x, highest %d", word(7), word(8), word(9))
 		}
 		if word(11) != 0x12345678 || word(12) == 0 || word(12) > 65536*uint32(patience/time.Second) {

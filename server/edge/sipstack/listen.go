@@ -143,23 +143,22 @@ func (s *Stack) serve() {
 // readDatagrams is the only reader of its socket: messages are handled in the order in
 // which they arrive.
 func (s *Stack) readDatagrams(u *socket) {
-	buf := make([]byte, 1<<16)
+	r := newReceiver(u, s.cfg.Help)
 	for {
-		n, from, err := u.conn.ReadFromUDPAddrPort(buf)
+		data, from, err := r.next()
 		if err != nil {
-			if errors.Is(err, net.ErrClosed) {
+			if s.closed.Load() || errors.Is(err, net.ErrClosed) {
 				return
 			}
 			s.log.Warn("SIP: reading datagrams failed, going on", "address", u.name, "error", err)
 			s.pause(10 * time.Millisecond)
 			continue
 		}
-		data := trimLines(buf[:n])
+		data = trimLines(data)
 		if len(data) == 0 { // CRLF keep-alive: NAT wants it, we don't (RFC 5626 s.3.5.1 is for streams)
 			s.tally.keepAlives.Add(1)
 			continue
 		}
-		from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
 		s.receive(data, core.Peer{Transport: core.UDP, Addr: from}, out{sock: u, addr: from})
 	}
 }

@@ -180,3 +180,74 @@ func TestClose(t *testing.T) {
 		t.Errorf("closed twice: %v", err)
 	}
 }
+
+// RFC 3261 s.8.2.7, s.16.11: a flood of INVITEs from forged sources, each refused by the core
+// and acknowledged by nobody, must not come out larger than it went in: a refusal with a
+// transaction is repeated until Timer H, a dozen times and more.
+func TestForgedFloodIsNotAmplified(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	r.script(func(e core.Event) []core.Effect {
+		q := e.(core.RequestReceived)
+		if q.Request.Method != core.INVITE {
+			t.Errorf("the core got a %s", q.Request.Method)
+			return nil
+		}
+		return []core.Effect{core.Respond{Txn: q.Txn, To: q.From, Response: q.Request.Reply(503, fmt.Sprint("random", q.Txn))}}
+	})
+	const flood = 6000
+	p := newPhone(r, core.UDP)
+	tags := make(chan string, 64) // of the answers to one of them
+	go func() {
+		for buf := make([]byte, 1<<16); ; {
+			n, _, err := p.udp.ReadFromUDPAddrPort(buf)
+			if err != nil {
+				return
+			}
+			if text := string(buf[:n]); callIDOf(text) == "c5999" && strings.HasPrefix(text, "SIP/2.0 503") {
+				select {
+				case tags <- field1(text, "To"):
+				default:
+				}
+			}
+		}
+	}()
+	sent := func() uint64 { return r.Gauges().ResponsesSent["5xx"] } // a slow machine gives some a 100 too
+	for i := range flood {
+		p.send(p.in(fmt.Sprint("c", i), "INVITE", fmt.Sprint("b", i), "", ""))
+		if i%50 == 49 { // the socket's buffer is not what is tested
+			eventually(t, "answered", func() bool { return sent() > uint64(i) })
+		}
+	}
+	p.send(p.in("c5999", "INVITE", "b5999", "", "")) // repeated, and its refusal acknowledged
+	first, again := <-tags, <-tags
+	if first != again || !strings.Contains(first, ";tag="+statelessTag) {
+		t.Errorf("one request, two tags: %s, %s", first, again)
+	}
+	p.send(strings.Replace(p.in("c5999", "ACK", "b5999", "", ""), "To: <sip:5000@example.com>", "To: "+first, 1))
+	eventually(t, "all transactions are over", func() bool { return r.Gauges().ServerInvite == 0 })
+	g := r.Gauges()
+	if out := sent(); out > 2*flood || g.Forgotten < flood-3*maxRefused {
+		t.Errorf("%d packets in, %d out, %d refused without state", flood, out, g.Forgotten)
+	} else {
+		t.Logf("%.2f packets out per packet in", float64(out)/flood)
+	}
+	if held := r.servers.refused.Load(); held != 0 {
+		t.Errorf("%d refusals wait for an ACK", held)
+	}
+}
+
+// In a dialog a refusal is repeated whatever the flood: its peer is known.
+func TestRefusalInDialogIsKept(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	p := newPhone(r, core.UDP)
+	r.servers.refused.Store(maxRefused)
+	defer r.servers.refused.Store(0)
+	p.send(strings.Replace(p.in("c", "INVITE", "a", "", ""), "To: <sip:5000@example.com>", "To: <sip:5000@example.com>;tag=ours", 1))
+	r.reply(want[core.RequestReceived](r), 488)
+	for range 3 {
+		p.expect("SIP/2.0 488")
+	}
+	r.servers.terminateAll()
+}

@@ -217,26 +217,65 @@ func BenchmarkSippCall(b *testing.B) {
 
 // BenchmarkSippBridge is the SIP of a queue call: INVITE-200-ACK from a caller, INVITE-180-
 // 200-ACK to an agent, BYE both ways. SIPp is caller and agent, in processes of their own.
+// The core runs in a goroutine of its own, or on the reader's (Config.Help).
 func BenchmarkSippBridge(b *testing.B) {
-	for _, rate := range []int{50, 500, 2000} {
-		b.Run(fmt.Sprint("rate=", rate), func(b *testing.B) {
-			r := newRig(b, nil)
-			cmd, agent := sipp(b, core.UDP, "-sn", "uas")
-			if err := cmd.Start(); err != nil {
-				b.Fatal(err)
-			}
-			defer func() { cmd.Process.Kill(); cmd.Wait() }()
-			waitForListener(b, core.UDP, agent)
-			r.script(bridge(toAddr(core.UDP, agent)))
-			before := cpuTime(b)
-			run(b, core.UDP, "-sn", "uac", "-d", "10", "-m", strconv.Itoa(b.N), "-r", fmt.Sprint(rate), "-l", "8000", r.Addr(core.UDP).String())
-			b.ReportMetric(float64((cpuTime(b)-before).Microseconds())/float64(b.N), "us-CPU/call")
-			b.ReportMetric(0, "ns/op")
-			if g := r.Gauges(); g.RequestsSent[core.BYE] < uint64(b.N) {
-				b.Errorf("%d of %d calls were bridged", g.RequestsSent[core.BYE], b.N)
-			}
-		})
+	for _, help := range []bool{false, true} {
+		for _, rate := range []int{50, 500, 2000} {
+			b.Run(fmt.Sprintf("help=%t/rate=%d", help, rate), func(b *testing.B) { benchmarkBridge(b, help, rate) })
+		}
 	}
+}
+
+func benchmarkBridge(b *testing.B, help bool, rate int) {
+	var posted posts
+	r := newRig(b, func(c *Config) {
+		if help {
+			c.Post, c.Help = posted.post, posted.help
+		}
+	})
+	cmd, agent := sipp(b, core.UDP, "-sn", "uas")
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	defer func() { cmd.Process.Kill(); cmd.Wait() }()
+	waitForListener(b, core.UDP, agent)
+	posted.answer, posted.do = bridge(toAddr(core.UDP, agent)), r.Do
+	r.script(posted.answer)
+	before, switches := usage(b)
+	run(b, core.UDP, "-sn", "uac", "-d", "10", "-m", strconv.Itoa(b.N), "-r", fmt.Sprint(rate), "-l", "8000", r.Addr(core.UDP).String())
+	after, switched := usage(b)
+	b.ReportMetric(float64((after-before).Microseconds())/float64(b.N), "us-CPU/call")
+	b.ReportMetric(float64(switched-switches)/float64(b.N), "switches/call")
+	b.ReportMetric(0, "ns/op")
+	if g := r.Gauges(); g.RequestsSent[core.BYE] < uint64(b.N) {
+		b.Errorf("%d of %d calls were bridged", g.RequestsSent[core.BYE], b.N)
+	}
+}
+
+// posts is an inbox that its readers work off themselves, as the loop has it.
+type posts struct {
+	mu     sync.Mutex
+	all    []core.Event
+	answer func(core.Event) []core.Effect
+	do     func(core.Effect)
+}
+
+func (p *posts) post(e core.Event) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.all = append(p.all, e)
+	return true
+}
+
+func (p *posts) help() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, e := range p.all {
+		for _, effect := range p.answer(e) {
+			p.do(effect)
+		}
+	}
+	p.all = p.all[:0]
 }
 
 // bridge is a core of a few lines that connects every caller to one agent.
@@ -274,11 +313,17 @@ func bridge(agent core.Target) func(core.Event) []core.Effect {
 }
 
 func cpuTime(b *testing.B) time.Duration {
+	used, _ := usage(b)
+	return used
+}
+
+// usage returns the CPU time of this process and how often one of its threads went to sleep.
+func usage(b *testing.B) (used time.Duration, switches int64) {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
 		b.Fatal(err)
 	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano()), u.Nvcsw
 }
 
 // BenchmarkRead and BenchmarkWrite are the two conversions of an INVITE with SDP.

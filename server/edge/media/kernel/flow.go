@@ -12,6 +12,8 @@ import (
 const (
 	ownerFree  = 0
 	ownerTaken = 2 // 1: a packet is being relayed
+	ownerWatch = 3
+	ownerSeen  = 4
 )
 
 // Flow is what the peer of one leg sends, while the kernel may relay it. It belongs to one
@@ -47,6 +49,21 @@ type Count struct {
 	HasTransit bool
 	Jitter     float64 // in RTP clock ticks
 }
+
+// Watch begins to look for packets of a speaker to one of our addresses, which are relayed
+// by nobody but the process. It must not be called between Give and Take.
+func (f *Flow) Watch(from, at netip.AddrPort) {
+	s := f.shared
+	atomic.StoreUint32(&s.Owner, ownerTaken)
+	s.InSource, s.InSourcePort = wire(from)
+	s.InDestination, _ = wire(at)
+	atomic.StoreUint32(&s.Owner, ownerWatch)
+}
+
+// Seen reports whether one has come since Watch. If none does, packets reach the process
+// some other way: over an interface without the program, or readdressed by a NAT, whose
+// other half the kernel's relay would miss.
+func (f *Flow) Seen() bool { return atomic.LoadUint32(&f.shared.Owner) == ownerSeen }
 
 // Give lets the kernel relay from now on.
 func (f *Flow) Give(p *Plan, c *Count) {

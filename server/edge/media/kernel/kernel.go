@@ -5,6 +5,9 @@
 //
 // The program is written in C and not in Go's assembler for eBPF, because it can then be
 // read against the RFCs, and the compiler lays out the memory that both sides share.
+// Packets that the kernel relays pass none of its filters (netfilter), in or out; the first
+// of each call do, and a flow through a NAT of this machine is left to the process.
+//
 // Nothing is pinned: links and maps die with the process, however it ends.
 package kernel
 

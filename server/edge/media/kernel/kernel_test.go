@@ -143,6 +143,32 @@ func TestGiveAndTake(t *testing.T) {
 	}
 }
 
+// Watch sees the speaker's packets, at the address that was told and nobody else's, and
+// leaves them to the process.
+func TestWatch(t *testing.T) {
+	need(t)
+	c := newCall(t)
+	speaker, at := addrOf(c.speaker), addrOf(c.at)
+	elsewhere := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 9}), at.Port())
+	for _, w := range []struct {
+		name     string
+		from, at netip.AddrPort
+		seen     bool
+	}{{"the speaker", speaker, at, true}, {"somebody else", addrOf(c.by), at, false}, {"to another address", speaker, elsewhere, false}} {
+		c.flow.Watch(w.from, w.at)
+		if c.flow.Seen() {
+			t.Errorf("%s: seen before it came", w.name)
+		}
+		c.say(t, c.speaker, voice)
+		if next(c.at, 5*time.Second) == "" {
+			t.Fatalf("%s: the packet did not come up", w.name)
+		}
+		if c.flow.Seen() != w.seen {
+			t.Errorf("%s: seen %v", w.name, !w.seen)
+		}
+	}
+}
+
 // The windows of RFC 3550 A.1: 3,000 ahead, 100 behind; and never before the flow's first.
 func TestSequenceWindow(t *testing.T) {
 	need(t)

@@ -10,6 +10,9 @@
 //	FREE   the kernel may relay; the state is whole
 //	BUSY   a packet is being relayed, on some CPU, for less than a microsecond
 //	TAKEN  the process has it, or nothing is to be relayed
+//	WATCH  the process asks whether the peer's packets come this way, addressed as it
+//	       knows them; if not, another program or a NAT stands between
+//	SEEN   they do
 //
 // A packet that finds the slot not FREE, or is in any way out of the ordinary, goes up to
 // the leg's socket as if there were no program. So the process takes a slot back by one
@@ -24,7 +27,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-enum { FREE = 0, BUSY = 1, TAKEN = 2 };
+enum { FREE = 0, BUSY = 1, TAKEN = 2, WATCH = 3, SEEN = 4 };
 
 enum { NEXT = -1 }; // TCX_NEXT: the next program on this interface, or the way up
 
@@ -217,7 +220,11 @@ int relay(struct __sk_buff *skb)
 		return NEXT;
 
 	struct flow *f = bpf_map_lookup_elem(&flows, &index);
-	if (!f || f->owner != FREE || __sync_val_compare_and_swap(&f->owner, FREE, BUSY) != FREE)
+	if (!f)
+		return NEXT;
+	if (f->owner == WATCH && from_peer(f, p))
+		__sync_val_compare_and_swap(&f->owner, WATCH, SEEN);
+	if (f->owner != FREE || __sync_val_compare_and_swap(&f->owner, FREE, BUSY) != FREE)
 		return NEXT;
 	__u64 extended = 0;
 	__u32 interface = 0, next = FREE;

@@ -1,0 +1,144 @@
+package bench
+
+import (
+	"bufio"
+	"context"
+	"embed"
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+//go:embed sipp/*.xml peers/*.cfg
+var files embed.FS
+
+// unpack writes an embedded file to where a program can read it.
+func unpack(dir, name string, replace ...string) (string, error) {
+	text, err := files.ReadFile(name)
+	if err != nil {
+		return "", err
+	}
+	at := filepath.Join(dir, filepath.Base(name))
+	return at, os.WriteFile(at, []byte(strings.NewReplacer(replace...).Replace(string(text))), 0o600)
+}
+
+// phones are agents of sipp behind one port.
+type phones struct{ *process }
+
+// register registers agents from..from+n-1 with the Contact of the port that answers.
+func (s *Suite) register(ctx context.Context, dir string, from, n int) error {
+	scenario, err := unpack(dir, "sipp/register.xml")
+	if err != nil {
+		return err
+	}
+	list := filepath.Join(dir, "agents.csv")
+	f, err := os.OpenFile(list, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	w := bufio.NewWriter(f)
+	fmt.Fprintln(w, "SEQUENTIAL")
+	for i := from; i < from+n; i++ {
+		fmt.Fprintf(w, "%d;[authentication username=%d password=%s];%d\n", i, i, secret, phonePort)
+	}
+	if err := errors.Join(w.Flush(), f.Close()); err != nil {
+		return err
+	}
+	p, err := start(dir, "sipp-register", nil, "sipp", "-sf", scenario, "-inf", list, sipAddr, "-i", "127.0.0.1", "-p", strconv.Itoa(setupPort),
+		"-m", strconv.Itoa(n), "-r", "200", "-l", "200", "-nostdin", "-timeout", "120")
+	if err != nil {
+		return err
+	}
+	defer p.stop()
+	return p.wait(ctx)
+}
+
+// startPhones answers for all agents.
+func (s *Suite) startPhones(dir string) (*phones, error) {
+	scenario, err := unpack(dir, "sipp/agent.xml")
+	if err != nil {
+		return nil, err
+	}
+	p, err := start(dir, "sipp-agents", nil, "sipp", "-sf", scenario, "-i", "127.0.0.1", "-p", strconv.Itoa(phonePort), "-mi", "127.0.0.1", "-mp", "26400", "-nostdin")
+	return &phones{p}, err
+}
+
+// tally is what sipp's callers saw.
+type tally struct {
+	Offered, Completed, Refused, Failed int
+	Took                                time.Duration
+	SetupMs                             float64 // mean, as sipp counts it
+}
+
+// dial runs callers at a rate (1/s) for so many calls.
+func (s *Suite) dial(ctx context.Context, dir string, rate, calls int) (tally, error) {
+	scenario, err := unpack(dir, "sipp/caller.xml")
+	if err != nil {
+		return tally{}, err
+	}
+	stat := filepath.Join(dir, "caller.csv")
+	_ = os.Remove(stat)
+	began := time.Now()
+	p, err := start(dir, "sipp-callers", nil, "sipp", "-sf", scenario, sipAddr, "-i", "127.0.0.1", "-p", strconv.Itoa(callerPort), "-mi", "127.0.0.1", "-mp", "26300",
+		"-r", strconv.Itoa(rate), "-m", strconv.Itoa(calls), "-l", strconv.Itoa(40*rate), "-nostdin", "-trace_stat", "-stf", stat, "-fd", "1",
+		"-timeout", strconv.Itoa(calls/rate+60), "-recv_timeout", "20000")
+	if err != nil {
+		return tally{}, err
+	}
+	defer p.stop()
+	// Exit code 1 says that some calls failed: that is a result, and the file has it.
+	if err := p.wait(ctx); err != nil && p.cmd.ProcessState.ExitCode() != 1 {
+		return tally{}, err
+	}
+	t, err := readTally(stat)
+	t.Took = time.Since(began)
+	return t, err
+}
+
+// readTally reads the last line of a statistics file of sipp.
+func readTally(name string) (tally, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return tally{}, err
+	}
+	defer f.Close()
+	r := csv.NewReader(f)
+	r.Comma, r.FieldsPerRecord, r.LazyQuotes = ';', -1, true
+	rows, err := r.ReadAll()
+	if err != nil || len(rows) < 2 {
+		return tally{}, fmt.Errorf("%s: not a statistics file of sipp: %w", name, err)
+	}
+	last := rows[len(rows)-1]
+	number := func(column string) int {
+		for i, title := range rows[0] {
+			if title == column && i < len(last) {
+				n, _ := strconv.Atoi(last[i])
+				return n
+			}
+		}
+		return 0
+	}
+	t := tally{Offered: number("OutgoingCall(C)"), Refused: number("GenericCounter1(C)"), Failed: number("FailedCall(C)")}
+	t.Completed = number("SuccessfulCall(C)") - t.Refused
+	for i, title := range rows[0] {
+		if title == "ResponseTimesetup(C)" && i < len(last) {
+			t.SetupMs = clockMs(last[i])
+		}
+	}
+	return t, nil
+}
+
+// clockMs reads sipp's 00:00:00:001234, hours to microseconds, as milliseconds.
+func clockMs(text string) float64 {
+	total := 0.0
+	for i, part := range strings.Split(text, ":") {
+		n, _ := strconv.ParseFloat(part, 64)
+		total += n * [...]float64{3.6e6, 6e4, 1e3, 1e-3}[min(i, 3)]
+	}
+	return total
+}

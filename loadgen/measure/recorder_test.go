@@ -1,0 +1,258 @@
+package measure
+
+import (
+	"encoding/json"
+	"math"
+	"slices"
+	"testing"
+	"time"
+
+	hdr "github.com/HdrHistogram/hdrhistogram-go"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"pgregory.net/rapid"
+)
+
+func epoch() time.Time { return time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC) }
+
+// Three significant digits: a percentile may be off by one in a thousand (and one step).
+func TestPercentilesAreThoseOfTheSortedValues(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		values := rapid.SliceOfN(rapid.OneOf(rapid.Int64Range(0, 3_000), rapid.Int64Range(0, 10_000_000), rapid.Int64Range(0, int64(Highest))), 1, 400).Draw(t, "values")
+		s := newSample()
+		for _, v := range values {
+			s.add(v, 1)
+		}
+		d, err := s.distribution("", UnitTime)
+		if err != nil {
+			t.Fatal(err)
+		}
+		slices.Sort(values)
+		sum := 0.0
+		for _, v := range values {
+			sum += float64(v)
+		}
+		if d.Min != float64(values[0]) || d.Max != float64(values[len(values)-1]) || d.Count != int64(len(values)) {
+			t.Fatalf("min %v max %v count %d, want %d %d %d", d.Min, d.Max, d.Count, values[0], values[len(values)-1], len(values))
+		}
+		if mean := sum / float64(len(values)); math.Abs(d.Mean-mean) > 1e-9*mean {
+			t.Fatalf("mean %v, want %v", d.Mean, mean)
+		}
+		for _, p := range []struct{ at, got float64 }{{1, d.P1}, {50, d.P50}, {90, d.P90}, {95, d.P95}, {99, d.P99}, {99.9, d.P999}} {
+			rank := max(int(p.at/100*float64(len(values))+0.5), 1)
+			want := float64(values[rank-1])
+			if math.Abs(p.got-want) > want/1000+1 {
+				t.Fatalf("p%v is %v, the sorted values say %v of %v", p.at, p.got, want, values)
+			}
+		}
+	})
+}
+
+// Workers' results merged are the result of one recorder that heard of every call.
+func TestMergeIsOneRecorderFedWithAll(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		calls := drawCalls(t, 12)
+		workers := rapid.IntRange(1, 4).Draw(t, "workers")
+		parts := make([]*Recorder, workers)
+		whole := NewRecorder()
+		stride := rapid.SampledFrom([]int64{2, 2, 2, 2, 900}).Draw(t, "seconds between packets") // 900: the series becomes coarser
+		for i := range parts {
+			parts[i] = NewRecorder()
+		}
+		for i := range calls {
+			part := parts[rapid.IntRange(0, workers-1).Draw(t, "worker")]
+			for _, r := range []*Recorder{part, whole} {
+				r.Add(&calls[i])
+				r.AddRegister(Micros(i * 100))
+				if ear := calls[i].CallerEar; ear != nil {
+					r.AddSecond(int64(i)*stride, ear.Packets)
+				}
+			}
+		}
+		var results []*Result
+		for _, r := range parts {
+			res, err := r.Result(soundRun())
+			if err != nil {
+				t.Fatal(err)
+			}
+			results = append(results, throughJSON(t, res))
+		}
+		got, err := Merge(results...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := whole.Result(soundRun())
+		if err != nil {
+			t.Fatal(err)
+		}
+		ignore := cmpopts.IgnoreFields(Result{}, "Workers", "Pacing", "Invalid", "Valid", "Limits")
+		if diff := cmp.Diff(want, got, ignore, cmpopts.EquateApprox(1e-12, 0), cmpopts.EquateEmpty()); diff != "" {
+			t.Fatal(diff)
+		}
+		if got.Workers != workers || got.Pacing.Packets != int64(workers)*1_000 {
+			t.Fatalf("%d workers sent %d packets", got.Workers, got.Pacing.Packets)
+		}
+	})
+}
+
+// throughJSON is a result as another process reads it.
+func throughJSON(t rapid.TB, r *Result) *Result {
+	t.Helper()
+	text, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back Result
+	if err := json.Unmarshal(text, &back); err != nil {
+		t.Fatal(err)
+	}
+	return &back
+}
+
+// The figures of a worker that was invalid must not become green by company.
+func TestMergeOfAnInvalidPartIsInvalid(t *testing.T) {
+	good, err := recorded(someCalls(1, 5))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad, err := recorded(someCalls(2, 5))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !good.Valid || !bad.Valid {
+		t.Fatalf("both must be valid first: %v %v", good.Invalid, bad.Invalid)
+	}
+	bad.Invalidate("it was interrupted")
+	all, err := Merge(good, bad)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if all.Valid || !slices.Contains(all.Invalid, "worker 2: it was interrupted") {
+		t.Errorf("valid %v, %q", all.Valid, all.Invalid)
+	}
+	if all.ExitCode() != 3 {
+		t.Errorf("exit code %d, want 3", all.ExitCode())
+	}
+	other := *good
+	other.Stated.JitterBuffer += 1
+	if all, err = Merge(good, &other); err != nil || all.Valid {
+		t.Errorf("workers with two jitter buffers: valid %v, %v", all.Valid, err)
+	}
+}
+
+func TestMergeRefusesWhatDoesNotFit(t *testing.T) {
+	good, err := recorded(someCalls(1, 5))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, spoil := range map[string]func(*Result){
+		"another schema":              func(r *Result) { r.Schema = "dialtone.loadgen/2" },
+		"a metric of another version": func(r *Result) { r.Metrics["nonsense"] = Distribution{} },
+		"a broken histogram":          func(r *Result) { d := r.Metrics[Setup]; d.HDR = d.HDR[:len(d.HDR)/2]; r.Metrics[Setup] = d },
+		"a count that is not there":   func(r *Result) { d := r.Metrics[Setup]; d.Count++; r.Metrics[Setup] = d },
+		"a gap in the series":         func(r *Result) { r.Series.Points[1].At = 99 },
+		"an interval of 3 s":          func(r *Result) { r.Series.Interval = 3 },
+		"another geometry": func(r *Result) {
+			h := hdr.NewPacked(1, 1_000_000, 2)
+			_ = h.RecordValue(5)
+			text, _ := h.EncodeV2()
+			r.Metrics[Setup] = Distribution{Count: 1, Unit: UnitTime, HDR: string(text)}
+		},
+	} {
+		spoilt := throughJSON(t, good)
+		spoil(spoilt)
+		if _, err := Merge(good, spoilt); err == nil {
+			t.Errorf("%s was merged", name)
+		}
+	}
+	if _, err := Merge(); err == nil {
+		t.Error("nothing was merged")
+	}
+}
+
+// Setup from the send hides a generator that was late; from the due time it cannot.
+func TestDueAndSentAreToldApart(t *testing.T) {
+	c := never()
+	c.Outcome, c.Due, c.Invited, c.Answered, c.Ended = Completed, 1_000_000, 4_000_000, 4_001_000, 5_000_000
+	r, err := recorded([]Call{c})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := r.Metrics[Setup].Max; got != 1_000 {
+		t.Errorf("setup %v us, want 1000", got)
+	}
+	if got := r.Metrics["setup_from_due"].Max; got != 3_001_000 {
+		t.Errorf("setup_from_due %v us, want 3001000", got)
+	}
+	if got := r.Metrics[ArrivalLateness].Max; got != 3_000_000 {
+		t.Errorf("arrival_lateness %v us, want 3000000", got)
+	}
+}
+
+// Only a caller that found an agent free measures the routing; all measure the wait.
+func TestRoutingNeedsAFreeAgent(t *testing.T) {
+	for _, free := range []int{0, 1} {
+		c := never()
+		c.Outcome, c.Due, c.Invited, c.Offered, c.Ended, c.FreeAgents = Abandoned, 0, 0, 2_000, 3_000, free
+		r, err := recorded([]Call{c})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := r.Metrics["routing"].Count; got != int64(free) {
+			t.Errorf("with %d free agents %d routings", free, got)
+		}
+		if r.Metrics["queue_wait"].Count != 1 || r.Metrics["abandoned_after"].Max != 3_000 {
+			t.Errorf("wait %+v, abandoned %+v", r.Metrics["queue_wait"], r.Metrics["abandoned_after"])
+		}
+	}
+}
+
+func TestWhatEndsBeforeItBeginsIsCountedAsZero(t *testing.T) {
+	c := never()
+	c.Outcome, c.Due, c.Invited, c.AgentAnswer, c.Ended = Completed, 0, 0, 5_000, 9_000
+	c.CallerEar = &Audio{First: 4_000, Way: "stamp"}
+	r, err := recorded([]Call{c})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := r.Metrics["answer_to_audio_caller"]; d.Count != 1 || d.Negative != 1 || d.Max != 0 {
+		t.Errorf("%+v", d)
+	}
+}
+
+func TestPacketsOutsideCalls(t *testing.T) {
+	r := NewRecorder()
+	h := hdr.New(1, 60_000_000, 3)
+	_ = h.RecordValues(250, 10)
+	r.AddPackets(MediaAgentHears, h)
+	r.AddPackets(MouthToEarPacket, h)
+	r.AddSendJitter(h)
+	res, err := r.Result(soundRun())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]int64{MediaAgentHears: 10, MediaOneWay: 10, MediaCallerHears: 0, SendJitter: 10, MouthToEarPacket: 10, MouthToEar: 0} {
+		if got := res.Metrics[name].Count; got != want {
+			t.Errorf("%s has %d samples, want %d", name, got, want)
+		}
+	}
+	if p50, p99, n := r.Quantiles(MediaOneWay); p50 != 250 || p99 != 250 || n != 10 {
+		t.Errorf("quantiles %d %d of %d", p50, p99, n)
+	}
+	if p50, _, n := r.Quantiles(Setup); p50 != Never || n != 0 {
+		t.Errorf("quantiles of nothing: %d of %d", p50, n)
+	}
+}
+
+// Reasons may hold words from the network: their number is bounded.
+func TestReasonsAreBounded(t *testing.T) {
+	r := NewRecorder()
+	for i := range 1_000 {
+		c := never()
+		c.Outcome, c.Due, c.Ended, c.Reason = Failed, 0, 0, time.Duration(i).String()
+		r.Add(&c)
+	}
+	if len(r.reasons) != mostReasons+1 || r.reasons["other"] != 1_000-mostReasons {
+		t.Errorf("%d reasons, %d other", len(r.reasons), r.reasons["other"])
+	}
+}

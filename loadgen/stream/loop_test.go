@@ -1,0 +1,210 @@
+package stream
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/dialtone-cc/dialtone/loadgen/measure"
+	"github.com/dialtone-cc/dialtone/loadgen/voice"
+)
+
+func TestStreamsAreSpreadEvenlyOverTheFrame(t *testing.T) {
+	k := stillEngine(t, Config{})
+	remote := k.stream(Options{Voice: 1}).Addr()
+	const streams = 500
+	for i := range streams {
+		k.connect(k.stream(Options{Voice: uint64(i + 2)}), remote, PCMU)
+	}
+	for at, speakers := range k.wheel {
+		if n := len(speakers); n < streams/frameTicks || n > streams/frameTicks+1 {
+			t.Errorf("%d streams speak at tick %d", n, at)
+		}
+	}
+	// A few lie far apart: half of a call's two streams is no burst.
+	few := stillEngine(t, Config{})
+	last := -1
+	for i := range 4 {
+		s := few.stream(Options{Voice: uint64(i + 1)})
+		few.connect(s, remote, PCMU)
+		if d := (s.mouth.tick - last + frameTicks) % frameTicks; last >= 0 && (d < 20 || d > frameTicks-20) {
+			t.Errorf("two streams in a row speak %d ticks apart", d)
+		}
+		last = s.mouth.tick
+	}
+}
+
+// The schedule is absolute: a turn that comes late sends what is due, and moves nothing.
+func TestEachFrameHasItsTickHoweverLateTheTurn(t *testing.T) {
+	k := stillEngine(t, Config{})
+	a, b := k.stream(Options{Voice: callerVoice}), k.stream(Options{Voice: agentVoice})
+	k.connect(a, b.Addr(), PCMU)
+	begin := k.ticked
+	first := begin + 1
+	for ; first%int64(frameTicks) != int64(a.mouth.tick); first++ {
+	}
+	for _, ticks := range []int{1, 3, 150, 160, 161, 7, 319, 400, 1, 1, 2, 160} {
+		k.step(ticks)
+		due := uint64(0)
+		if k.ticked >= first {
+			due = uint64((k.ticked-first)/int64(frameTicks)) + 1
+		}
+		if a.mouth.sent != due {
+			t.Fatalf("%d ticks after the begin %d frames were sent, %d were due", k.ticked-begin, a.mouth.sent, due)
+		}
+	}
+	if h := b.summary(b.account()); h.Audio.Voice != a.mouth.sent || h.Audio.Lost != 0 {
+		t.Errorf("%d were sent, heard %+v", a.mouth.sent, h.Audio)
+	}
+}
+
+// A generator that was stopped says so, and blames nobody else for it.
+func TestFramesThatAreFarTooLateAreMissedNotLost(t *testing.T) {
+	k := stillEngine(t, Config{})
+	a, b := k.stream(Options{Voice: callerVoice}), k.stream(Options{Voice: agentVoice})
+	k.connect(a, b.Addr(), PCMU)
+	for range 10 {
+		k.step(frameTicks)
+	}
+	sent := a.mouth.sent
+	k.step(50 * frameTicks) // stopped for a second
+	for range 10 {
+		k.step(frameTicks)
+	}
+	// What was due in the last 60 ms is sent.
+	if missed, late := k.pacing.missed, a.mouth.sent-sent-10; missed+late != 50 || late != uint64(tooLate/voice.FrameTime) && late != uint64(tooLate/voice.FrameTime)+1 {
+		t.Errorf("%d frames missed, %d sent late", missed, late)
+	}
+	h := b.summary(b.account())
+	if h.Audio.Voice != a.mouth.sent || h.Audio.Lost+h.Audio.Duplicate+h.Audio.Reordered != 0 {
+		t.Errorf("the listener takes it for loss: %+v", h.Audio)
+	}
+	if err := (Pacing{Missed: 47, Lateness: newHDR()}).Check(time.Second); err == nil {
+		t.Error("a result with 47 frames that were never sent is trusted")
+	}
+}
+
+func TestPacingIsJudged(t *testing.T) {
+	late := newHDR()
+	for i := range int64(10_000) {
+		_ = late.RecordValue(map[bool]int64{false: 100, true: 5000}[i%2000 == 0])
+	}
+	for _, c := range []struct {
+		p     Pacing
+		limit time.Duration
+		good  bool
+	}{
+		{Pacing{Lateness: late}, time.Millisecond, true}, // 0.05% are late
+		{Pacing{Lateness: late}, 50 * time.Microsecond, false},
+		{Pacing{Lateness: late, Refused: 3, Lost: 5}, time.Millisecond, true}, // the other side's, and as ordered
+		{Pacing{Lateness: late, Errors: 1}, time.Millisecond, false},
+		{Pacing{Lateness: late, Overrun: 1}, time.Millisecond, false},
+		{Pacing{Lateness: late, Missed: 1}, time.Millisecond, false},
+	} {
+		if err := c.p.Check(c.limit); (err == nil) != c.good {
+			t.Errorf("%+v within %v: %v", c.p, c.limit, err)
+		}
+	}
+}
+
+func TestEmulatedNetwork(t *testing.T) {
+	network := Network{Delay: 40 * time.Millisecond, Jitter: 30 * time.Millisecond, Loss: 0.2, Seed: 7}
+	for _, network.Reorder = range []bool{false, true} {
+		k := stillEngine(t, Config{Network: network})
+		a, b := k.stream(Options{Voice: callerVoice}), k.stream(Options{Voice: agentVoice})
+		k.connect(a, b.Addr(), PCMU)
+		const said = 200
+		for range said*frameTicks + frameTicks {
+			k.step(1)
+		}
+		a.mouth.muted = true
+		k.step(4 * frameTicks)
+		// The same seed and voice: the fate of each packet can be told.
+		type passage struct{ index, leaves int64 }
+		var through []passage
+		var delays spread
+		latest, waits := int64(0), 0
+		for i := range int64(a.mouth.sent) {
+			delay, lost := network.fate(callerVoice, uint64(i))
+			if lost {
+				continue
+			}
+			due := i * int64(voice.FrameTime)
+			leaves := (due + delay + int64(tick) - 1) / int64(tick)
+			if leaves < latest && !network.Reorder {
+				leaves, waits = latest, waits+1
+			}
+			latest = max(latest, leaves)
+			through = append(through, passage{i, leaves})
+			delays.add(measure.Micros(leaves*int64(tick)-due) / 1000)
+		}
+		slices.SortStableFunc(through, func(a, b passage) int { return int(a.leaves - b.leaves) })
+		arrive, behind, highest := uint64(len(through)), uint64(0), int64(-1)
+		for _, p := range through {
+			if p.index < highest {
+				behind++
+			}
+			highest = max(highest, p.index)
+		}
+		if network.Reorder && behind < 5 || !network.Reorder && (behind > 0 || waits < 5) {
+			t.Errorf("reorder %v: by the delays %d out of order, %d wait", network.Reorder, behind, waits)
+		}
+		h := b.summary(b.account())
+		heard := h.Audio
+		if k.pacing.lost != a.mouth.sent-arrive || k.pacing.sent != arrive || heard.Voice != arrive || heard.Lost > a.mouth.sent-arrive {
+			t.Errorf("of %d, %d arrive; %+v", a.mouth.sent, arrive, heard)
+		}
+		if share := float64(arrive) / float64(a.mouth.sent); share < 0.7 || share > 0.9 {
+			t.Errorf("%.2f of all arrive, 0.8 should", share)
+		}
+		if heard.Reordered != behind {
+			t.Errorf("reorder %v: %d out of order, want %d", network.Reorder, heard.Reordered, behind)
+		}
+		if p50 := delays.quantile(0.5); heard.LatencyP50 < p50*97/100 || heard.LatencyP50 > p50+5000 || heard.LatencyMax < delays.max {
+			t.Errorf("latency p50 %d us, max %d; the delays have %d and %d", heard.LatencyP50, heard.LatencyMax, p50, delays.max)
+		}
+	}
+}
+
+func TestFateIsEven(t *testing.T) {
+	n := Network{Delay: 20 * time.Millisecond, Jitter: 5 * time.Millisecond, Loss: 0.01, Seed: 3}
+	var lost, sum, low, high int64
+	const packets = 200_000
+	low = 1 << 62
+	for i := range uint64(packets) {
+		delay, gone := n.fate(i%50, i/50)
+		if gone {
+			lost++
+			continue
+		}
+		sum, low, high = sum+delay, min(low, delay), max(high, delay)
+	}
+	mean := time.Duration(sum / (packets - lost))
+	if low < 15e6 || low > 15.01e6 || high > 25e6 || high < 24.99e6 || mean < 19950*time.Microsecond || mean > 20050*time.Microsecond {
+		t.Errorf("delays from %d to %d ns, mean %v", low, high, mean)
+	}
+	if lost < packets/100*9/10 || lost > packets/100*11/10 {
+		t.Errorf("%d of %d lost, 1%% should be", lost, packets)
+	}
+}
+
+func TestNothingIsAllocatedPerPacket(t *testing.T) {
+	for name, cfg := range map[string]Config{"plain": {}, "network": {Network: Network{Delay: 20 * time.Millisecond, Jitter: 5 * time.Millisecond}}} {
+		k := stillEngine(t, cfg)
+		for i := range 10 {
+			a, b := k.stream(Options{Voice: uint64(2*i + 1), Sound: true}), k.stream(Options{Voice: uint64(2*i + 2), Sound: true})
+			k.connect(a, b.Addr(), PCMU)
+			k.connect(b, a.Addr(), PCMA)
+		}
+		for range 200 * frameTicks { // until what the network holds back has found its size
+			k.step(1)
+		}
+		before := k.pacing.received
+		if n := testing.AllocsPerRun(50, func() { k.step(frameTicks) }); n > 4 { // what the network holds back may still grow by a slot
+			t.Errorf("%s: %v allocations in a frame of 20 streams", name, n)
+		}
+		if n := k.pacing.received - before; n < 900 {
+			t.Errorf("%s: %d packets were received", name, n)
+		}
+	}
+}

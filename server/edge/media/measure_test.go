@@ -114,6 +114,11 @@ func report(t *testing.T, m measured) {
 
 func measureRelay(t *testing.T, name string, calls int) measured {
 	flood := os.Getenv("MEDIA_FLOOD") != ""
+	// Two parties, and three sockets for each leg: RTP, RTCP, strangers.
+	var files unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil || files.Cur < uint64(8*calls+100) {
+		t.Fatalf("%d calls need %d open files, allowed are %d (ulimit -n)", calls, 8*calls+100, files.Cur)
+	}
 	fds, remotes := ends(t, 2*calls)
 	w := newLoad(t, fds)
 	threads := []int{} // of the relay; none: all but that of the load

@@ -11,7 +11,8 @@ import (
 // Who may use a slot, as relay.c says.
 const (
 	ownerFree  = 0
-	ownerTaken = 2 // 1: a packet is being relayed
+	ownerBusy  = 1
+	ownerTaken = 2
 	ownerWatch = 3
 	ownerSeen  = 4
 )
@@ -93,7 +94,10 @@ func (f *Flow) Give(p *Plan, c *Count) {
 func (f *Flow) Take() (c Count, alone bool) {
 	s := f.shared
 	for tries := 0; ; tries++ {
-		if alone = atomic.CompareAndSwapUint32(&s.Owner, ownerFree, ownerTaken); alone || atomic.LoadUint32(&s.Owner) == ownerTaken {
+		if alone = atomic.CompareAndSwapUint32(&s.Owner, ownerFree, ownerTaken); alone {
+			break
+		}
+		if now := atomic.LoadUint32(&s.Owner); now != ownerFree && now != ownerBusy {
 			break
 		}
 		// A packet is being relayed on another processor, which takes less than a

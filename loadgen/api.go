@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"time"
 
 	"github.com/dialtone-cc/dialtone/loadgen/measure"
@@ -82,7 +83,7 @@ func (s *serverAPI) ready(ctx context.Context) error {
 // talked is written down as answered, once. Where a caller gave up in the moment in which the
 // agent answered, the server may say either.
 func (s *serverAPI) compare(ctx context.Context, r *run) (measure.Verdict, bool) {
-	v := measure.Verdict{SLO: "the server's records: each answered call once", Metric: "server_records"}
+	v := measure.Verdict{SLO: "server_records", Metric: "server_records"}
 	if s.profile.API.URL == "" || s.profile.Agents.Count == 0 || ctx.Err() != nil {
 		return v, false
 	}
@@ -93,7 +94,14 @@ func (s *serverAPI) compare(ctx context.Context, r *run) (measure.Verdict, bool)
 		answered, twice, err := s.records(ctx, r)
 		v.Measured, v.Samples = float64(answered), most
 		v.Passed = err == nil && answered >= talked && answered <= most && twice == 0
-		v.Reason = fmt.Sprintf("the phones saw %d to %d answered calls, the server has written down %d, %d of them more than once", talked, most, answered, twice)
+		saw := strconv.FormatInt(talked, 10)
+		if most > talked {
+			saw += " to " + strconv.FormatInt(most, 10)
+		}
+		v.Reason = fmt.Sprintf("%s answered calls, %d recorded", saw, answered)
+		if twice > 0 {
+			v.Reason += fmt.Sprintf(", %d of them more than once", twice)
+		}
 		if err != nil {
 			v.Reason = "the server's records cannot be read: " + firstLine(err)
 		}

@@ -201,6 +201,9 @@ func TestNoFreeLineIsADropNotADelay(t *testing.T) {
 }
 
 func TestADeadTargetIsInvalidAndSaysSo(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for SIP's timers; not with -short")
+	}
 	// Nobody listens at the discard port: the kernel refuses what is sent there.
 	path := filepath.Join(t.TempDir(), "out.json")
 	code, stdout, _ := load(t, nil, "--target", "udp:127.0.0.1:9", "--to", "sip:600@127.0.0.1", "--rate", "5/s", "--duration", "400ms", "--patience", "1s", "--drain", "1s", "--json", path)
@@ -211,6 +214,9 @@ func TestADeadTargetIsInvalidAndSaysSo(t *testing.T) {
 }
 
 func TestLoadLeavesNothingBehind(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for SIP's timers; not with -short")
+	}
 	target := answering(t)
 	run := func() {
 		load(t, nil, "--target", "udp:"+target.String(), "--to", "sip:600@"+target.String(), "--rate", "20/s", "--duration", "500ms", "--hold", "100ms", "--quiet")

@@ -48,6 +48,21 @@ func (p pace) until(ctx context.Context, due time.Duration) bool {
 	}
 }
 
+// anchored is an instant of the wall clock with the reading of the monotonic clock that goes
+// with it. A process that is put aside between its looks at the two clocks would be wrong by as
+// much, for the whole run: so it looks several times and takes the reading with the least delay.
+func anchored(at time.Time) time.Time {
+	at = at.Round(0)
+	var best time.Time
+	for i := range 16 {
+		now := time.Now() // the wall clock first, then the monotonic one
+		if it := now.Add(at.Sub(now.Round(0))); i == 0 || it.Before(best) {
+			best = it
+		}
+	}
+	return best
+}
+
 // cpuTime is the user and system time that this process has used, in seconds.
 func cpuTime() float64 {
 	var u unix.Rusage

@@ -27,7 +27,8 @@ type worker struct {
 	endpoint *phone.Endpoint
 	outbox   *outbox
 
-	start    time.Time
+	origin   time.Time      // of the audio's clock
+	start    time.Time      // of the run, whole seconds later
 	calling  sync.WaitGroup // callers
 	live     atomic.Int64
 	busy     atomic.Int64 // lines
@@ -48,7 +49,7 @@ var errInterrupted = errors.New("interrupted")
 // work does a worker's part, from the registration of its agents to the summary. It ends when
 // its seat is lost.
 func work(ctx context.Context, seat *cluster.Seat) error {
-	w := &worker{seat: seat, job: seat.Job, outbox: newOutbox(seat), drained: make(chan struct{}), finish: make(chan struct{}), callers: map[int64]*caller{}}
+	w := &worker{seat: seat, job: seat.Job, origin: anchored(seat.Job.Origin), outbox: newOutbox(seat), drained: make(chan struct{}), finish: make(chan struct{}), callers: map[int64]*caller{}}
 	w.halt, w.stop = context.WithCancelCause(context.WithoutCancel(ctx))
 	defer w.stop(nil)
 	defer context.AfterFunc(ctx, func() { w.stop(errInterrupted) })()
@@ -109,7 +110,7 @@ func (w *worker) prepare() error {
 		return fmt.Errorf("%d lines and %d agents need %d open files, the system allows %d: raise it (ulimit -n %d), use fewer --lines, or more --workers", lines, agents, need, have, need)
 	}
 	n := p.Media.Network
-	w.engine, err = stream.New(stream.Config{Addr: local, Buffer: p.Media.JitterBuffer, Start: w.job.Origin,
+	w.engine, err = stream.New(stream.Config{Addr: local, Buffer: p.Media.JitterBuffer, Start: w.origin,
 		Network: stream.Network{Delay: n.Delay, Jitter: n.Jitter, Loss: float64(n.Loss), Seed: p.Seed}})
 	if err != nil {
 		return fmt.Errorf("audio: %w", err)
@@ -171,9 +172,7 @@ func (w *worker) perform(started <-chan time.Time) error {
 	}
 	select {
 	case at := <-started:
-		// From here on by the monotonic clock: nobody may set it.
-		now := time.Now()
-		w.start = now.Add(at.Sub(now.Round(0)))
+		w.start = anchored(at) // from here on by the monotonic clock: nobody may set it
 	case <-w.halt.Done():
 		return context.Cause(w.halt)
 	}
@@ -271,7 +270,7 @@ func (w *worker) summary(agents []*agent, cpu float64) cluster.Summary {
 		Lag:        micros(time.Duration(w.lagEver.Load())),
 	}
 	s.CallerHears, s.AgentHears = measure.TallyOf(w.engine.Latency(measure.MediaCallerHears).OneWay), measure.TallyOf(w.engine.Latency(measure.MediaAgentHears).OneWay)
-	shift := int64(w.start.Sub(w.job.Origin).Round(time.Second) / time.Second)
+	shift := int64(w.start.Sub(w.origin).Round(time.Second) / time.Second)
 	for _, label := range []string{measure.MediaCallerHears, measure.MediaAgentHears} {
 		for _, second := range w.engine.Latency(label).Seconds {
 			tally := make(measure.Tally, len(second.Buckets))
@@ -326,7 +325,7 @@ func micros(d time.Duration) measure.Micros { return measure.Micros(d.Microsecon
 func (w *worker) shifted(heard stream.Heard) *measure.Audio {
 	a := heard.Audio
 	if a.First >= 0 {
-		a.First = max(0, a.First-micros(w.start.Sub(w.job.Origin)))
+		a.First = max(0, a.First-micros(w.start.Sub(w.origin)))
 	}
 	return &a
 }

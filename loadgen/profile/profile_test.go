@@ -95,11 +95,7 @@ func TestFileAndFlagsMakeTheSame(t *testing.T) {
 	}
 }
 
-func TestEverythingThatAFileSays(t *testing.T) {
-	dir := t.TempDir()
-	for name, text := range map[string]string{
-		"pw": "hidden\n", "key": "dt_key\r\n", "calls.csv": "id,offset\n1,0.5\n2,7\n3,99\n",
-		"load.yaml": `
+const everything = `
 target: tcp:[::1]:5070
 to: 'sip:{5000..5001}@pbx.example:5070;user=phone'
 caller: '+49{n:5}'
@@ -141,7 +137,11 @@ api:
   url: http://127.0.0.1:8080/
   key_file: key
   tenant: demo
-`} {
+`
+
+func TestEverythingThatAFileSays(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{"pw": "hidden\n", "key": "dt_key\r\n", "calls.csv": "id,offset\n1,0.5\n2,7\n3,99\n", "load.yaml": everything} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -168,6 +168,12 @@ api:
 	if n := s.Count(); n < 10+50+60+2 || n > 10+50+60+2+40 {
 		t.Errorf("%d arrivals", n)
 	}
+	travels(t, p)
+}
+
+// travels sends a profile to another process.
+func travels(t *testing.T, p profile.Profile) {
+	t.Helper()
 	text, err := json.Marshal(p)
 	if err != nil {
 		t.Fatal(err)

@@ -238,9 +238,9 @@ func counts(t *testing.T, who string, heard *measure.Audio, flow responder.Flow)
 		slack     int
 	}{
 		{"expected", heard.Expected, flow.Received - flow.Edge, missed},
-		{"voice", heard.Voice, flow.Sent + flow.Duplicated, 2 * missed}, // with copies
+		{"voice", heard.Voice, flow.Sent + flow.Duplicated, 2*missed + 1}, // with copies
 		{"lost", heard.Lost, flow.Lost - flow.Edge, missed},
-		{"duplicate", heard.Duplicate, flow.Duplicated, missed},
+		{"duplicate", heard.Duplicate, flow.Duplicated, missed + 1}, // the last one may be a copy
 		{"reordered", heard.Reordered, flow.Reordered, missed},
 	} {
 		if d := int(count.was) - int(count.seen); d < 0 || d > max(0, count.slack) || missed > mostMissed {

@@ -112,6 +112,26 @@ func TestVoicesAreBounded(t *testing.T) {
 	}
 }
 
+func TestSoundIsTheLastSecondAsULaw(t *testing.T) {
+	k := stillEngine(t, Config{})
+	s := k.stream(Options{Voice: 1, Sound: true})
+	var want []byte
+	for i := range 70 {
+		b := make([]byte, 12+Frame)
+		b[0], b[1] = 0x80, byte(PCMA)
+		for n := range Frame {
+			b[12+n] = byte(i + n)
+		}
+		codes := slices.Clone(b[12:])
+		voice.ALaw.Recode(codes)
+		want = append(want, codes...)
+		k.hear(s, b, k.now+k.offset)
+	}
+	if h := s.summary(s.account()); !slices.Equal(h.Sound, want[len(want)-voice.Rate:]) || h.Audio.Received != 70 || h.Audio.Voice != 0 {
+		t.Errorf("%d bytes of sound, %+v", len(h.Sound), h.Audio)
+	}
+}
+
 // A track against sets, over loss, copies and disorder.
 func TestTrackIsLikeSets(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

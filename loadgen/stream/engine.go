@@ -76,7 +76,7 @@ func New(cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + len(e.loops))
+	addProcessors(len(e.loops))
 	for _, l := range e.loops {
 		e.running.Go(l.run)
 	}
@@ -221,5 +221,20 @@ func (e *Engine) Close() {
 		l.post(func() { l.stopping = true })
 	}
 	e.running.Wait()
-	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) - e.cfg.Threads)
+	for _, l := range e.loops {
+		for l.posts.Load() > 0 {
+			runtime.Gosched()
+		}
+		l.poller.close()
+	}
+	addProcessors(-len(e.loops))
+}
+
+// processors guards GOMAXPROCS, which is the process's own and can be set but not added to.
+var processors sync.Mutex
+
+func addProcessors(n int) {
+	processors.Lock()
+	defer processors.Unlock()
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + n)
 }

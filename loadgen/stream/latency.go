@@ -95,7 +95,7 @@ func (s *sink) add(us int64) {
 // roll begins a new second when it is time.
 func (l *loop) roll() {
 	second := (l.now + l.engine.since) / 1e9
-	if second == l.second {
+	if second <= l.second {
 		return
 	}
 	for _, s := range l.sinks {

@@ -25,6 +25,7 @@ const (
 	// Steps in which ticks are given out: no divisor of frameTicks, so that few streams lie
 	// far apart.
 	tickStride = 61
+	mostOrders = 16 // in one turn
 )
 
 const markWake int32 = -1
@@ -40,6 +41,8 @@ type loop struct {
 
 	asked atomic.Pointer[order] // newest first; &ended: nothing more
 	ended order
+	posts atomic.Int32 // under way; who is between the list and the bell still needs the poller
+	todo  *order       // taken from asked and not done yet, oldest first
 
 	slots  []*Stream // by the mark of an epoll event; nil: free
 	vacant []int32
@@ -87,13 +90,12 @@ func (l *loop) run() {
 		l.look()
 		l.serve()
 		l.listen()
-		l.obey(nil)
+		l.obey()
 		l.rest()
 	}
 	l.pacing.cpu = threadTime()
-	l.obey(&l.ended)
+	l.finish()
 	l.inlet.pin.Unpin()
-	l.poller.close()
 }
 
 // look reads the clock.
@@ -163,14 +165,14 @@ func (l *loop) rest() {
 	switch {
 	case l.stopping:
 		return
-	case l.open == 0:
+	case l.open == 0 && l.todo == nil:
 		l.planned = 0
 		l.poller.wait(l.events[:1])
 		l.poller.quiet()
 		return
 	}
 	next := l.ticked + 1
-	for last := l.ticked + int64(longestRest/tick); next < last && !l.busy(next); next++ {
+	for last := l.ticked + int64(longestRest/tick); next < last && l.todo == nil && !l.busy(next); next++ {
 	}
 	l.planned = next * int64(tick)
 	if wait := l.planned - l.clock(); wait > 0 {
@@ -192,6 +194,8 @@ type order struct {
 
 // post asks the loop to do f between two turns; false: the loop has ended.
 func (l *loop) post(f func()) bool {
+	l.posts.Add(1)
+	defer l.posts.Add(-1)
 	o := &order{do: f}
 	for {
 		newest := l.asked.Load()
@@ -218,18 +222,34 @@ func (l *loop) ask(f func()) bool {
 	return true
 }
 
-// obey does what was asked, in order, and leaves next in its place.
-func (l *loop) obey(next *order) {
-	if next == nil && l.asked.Load() == nil {
-		return
+// obey does what was asked, in order: a part of it, so that a thousand calls that end at
+// once keep no packet waiting.
+func (l *loop) obey() {
+	if l.todo == nil && l.asked.Load() != nil {
+		l.todo = inOrder(l.asked.Swap(nil))
 	}
-	var oldest *order
-	for o := l.asked.Swap(next); o != nil; {
+	for n := 0; l.todo != nil && n < mostOrders; n++ {
+		o := l.todo
+		l.todo = o.next
+		o.do()
+	}
+}
+
+// finish does all that was asked and lets nobody ask for more.
+func (l *loop) finish() {
+	for _, o := range []*order{l.todo, inOrder(l.asked.Swap(&l.ended))} {
+		for ; o != nil; o = o.next {
+			o.do()
+		}
+	}
+}
+
+// inOrder turns a list around, the oldest first.
+func inOrder(newest *order) (oldest *order) {
+	for o := newest; o != nil; {
 		o, o.next, oldest = o.next, oldest, o
 	}
-	for ; oldest != nil; oldest = oldest.next {
-		oldest.do()
-	}
+	return oldest
 }
 
 // take begins to listen for a stream.

@@ -2,6 +2,7 @@ package stream
 
 import (
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -55,6 +56,24 @@ func TestEachFrameHasItsTickHoweverLateTheTurn(t *testing.T) {
 	}
 	if h := b.summary(b.account()); h.Audio.Voice != a.mouth.sent || h.Audio.Lost != 0 {
 		t.Errorf("%d were sent, heard %+v", a.mouth.sent, h.Audio)
+	}
+}
+
+func TestSecondsOfTheRun(t *testing.T) {
+	k := stillEngine(t, Config{Start: time.Now().Add(-time.Minute)})
+	a, b := k.stream(Options{Voice: callerVoice}), k.stream(Options{Voice: agentVoice, Label: "x"})
+	k.connect(a, b.Addr(), PCMU)
+	for range 5 * 50 * frameTicks {
+		k.step(1)
+	}
+	past := k.sinks["x"].past
+	if len(past) < 4 || len(past) > 5 {
+		t.Fatalf("%d seconds are over after five", len(past))
+	}
+	for i, second := range past {
+		if second.At != past[0].At+int64(i) || second.At < 60 || second.At > 80 || i > 0 && (second.Count < 49 || second.Count > 51) {
+			t.Errorf("second %d: %+v", i, second)
+		}
 	}
 }
 
@@ -206,5 +225,58 @@ func TestNothingIsAllocatedPerPacket(t *testing.T) {
 		if n := k.pacing.received - before; n < 900 {
 			t.Errorf("%s: %d packets were received", name, n)
 		}
+	}
+}
+
+// Whatever is asked at once, by however many: each is done once, in the order of one asker,
+// and none is left behind when the loop ends.
+func TestOrdersAreCarriedOutInOrder(t *testing.T) {
+	e := engine(t, Config{})
+	l := e.loops[0]
+	const askers, each = 20, 200
+	done := make([][]int, askers) // of the loop alone
+	var all sync.WaitGroup
+	for i := range askers {
+		all.Go(func() {
+			for n := range each {
+				if !l.post(func() { done[i] = append(done[i], n) }) {
+					t.Error("refused while the loop runs")
+				}
+			}
+		})
+	}
+	all.Wait()
+	last := false
+	l.post(func() { l.stopping = true; l.post(func() { last = true }) })
+	e.Close()
+	for i := range done {
+		if len(done[i]) != each || !slices.IsSorted(done[i]) {
+			t.Errorf("asker %d: done %v", i, done[i])
+		}
+	}
+	if !last {
+		t.Error("what was asked while the loop ended was accepted and not done")
+	}
+	if l.post(func() {}) || l.ask(func() {}) {
+		t.Error("a loop that has ended takes orders")
+	}
+}
+
+// The time that a packet waits to be read is the generator's own: it is told, and no part of
+// the latency.
+func TestLatencyEndsWithTheArrival(t *testing.T) {
+	k := stillEngine(t, Config{})
+	a, b := k.stream(Options{Voice: callerVoice}), k.stream(Options{Voice: agentVoice})
+	k.connect(a, b.Addr(), PCMU)
+	k.now = (k.ticked + int64(frameTicks)) * int64(tick)
+	k.serve()
+	const unread = 200 * time.Millisecond
+	for sent := time.Now(); time.Since(sent) < unread; time.Sleep(unread / 10) {
+	}
+	k.look()
+	k.listen()
+	h := b.summary(b.account()).Audio
+	if lag := time.Duration(k.pacing.lag.Max()) * time.Microsecond; h.LatencyN != 1 || lag < unread || time.Duration(h.LatencyMax)*time.Microsecond > lag-unread*9/10 {
+		t.Errorf("latency %d us of a packet that was read %v after its arrival", h.LatencyMax, lag)
 	}
 }

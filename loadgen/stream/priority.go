@@ -21,7 +21,7 @@ const (
 // some milliseconds, and the Go scheduler, which moves an engine's thread aside for a moment
 // every 10 ms, needs another thread of the process to run before it comes back. It needs
 // CAP_SYS_NICE; what it takes away from others it takes where the load would be wrong
-// otherwise.
+// otherwise. Call it before New.
 func RealTime() error {
 	attr := realTime(priorityOfProcess)
 	attr.Flags = 0 // threads to come inherit it

@@ -19,7 +19,7 @@ import (
 const namedTenants = 100
 
 // Metrics are the metrics of one node, on a registry of their own. Event, Effect and Step
-// belong to the loop's goroutine; everything else is safe for concurrent use.
+// belong to whoever steps the loop, one at a time; everything else is safe for concurrent use.
 type Metrics struct {
 	registry *prometheus.Registry
 
@@ -27,6 +27,7 @@ type Metrics struct {
 	eventsBy          *prometheus.CounterVec
 	effectsBy         *prometheus.CounterVec
 	responses         *prometheus.CounterVec
+	responsesBy       map[answer]prometheus.Counter // of responses, so that they are looked up without a text
 	interactions      *prometheus.CounterVec
 	wait              *prometheus.HistogramVec
 	talk              prometheus.Histogram
@@ -66,7 +67,8 @@ func New(build Build) *Metrics {
 		operations: prometheus.NewHistogram(options("store_commit_operations", "Keys written by a group commit.", prometheus.ExponentialBuckets(1, 2, 8))),
 		http: prometheus.NewHistogramVec(options("http_request_duration_seconds", "Duration of an API request.",
 			prometheus.ExponentialBuckets(0.0005, 2, 14)), []string{"route", "method", "code"}),
-		tenants: map[core.TenantID]string{}, delivering: map[core.InteractionID]bool{},
+		responsesBy: map[answer]prometheus.Counter{},
+		tenants:     map[core.TenantID]string{}, delivering: map[core.InteractionID]bool{},
 	}
 	info := prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "dialtone", Name: "build_info", Help: "Always 1; the labels say which build this is.",
 		ConstLabels: prometheus.Labels{"version": build.Version, "revision": build.Revision, "go": build.Go}})
@@ -121,13 +123,30 @@ func (m *Metrics) Effect(e core.Effect) {
 	counted(m.effects, m.effectsBy, e).Inc()
 	switch e := e.(type) {
 	case core.Respond:
-		m.responses.WithLabelValues(method(e.Response.Method), strconv.Itoa(e.Response.Status)).Inc()
+		m.response(answer{method(e.Response.Method), e.Response.Status}).Inc()
 	case core.Deliver:
 		if !m.delivering[e.CDR.ID] {
 			m.delivering[e.CDR.ID] = true
 			m.ended(e.CDR)
 		}
 	}
+}
+
+// answer is what responses are counted by.
+type answer struct {
+	method string
+	status int
+}
+
+// response returns the counter of an answer, made on first sight: methods and statuses of
+// the core are few.
+func (m *Metrics) response(a answer) prometheus.Counter {
+	c, ok := m.responsesBy[a]
+	if !ok {
+		c = m.responses.WithLabelValues(a.method, strconv.Itoa(a.status))
+		m.responsesBy[a] = c
+	}
+	return c
 }
 
 func (m *Metrics) ended(cdr *core.CDR) {

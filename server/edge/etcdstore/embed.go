@@ -41,9 +41,6 @@ const (
 	readyWithin  = 30 * time.Second
 	closeWithin  = 10 * time.Second
 	struckWithin = time.Second // after a fatal error
-	// How often what is committed goes from memory to the database file, with two syncs. It is
-	// durable before: in the log, which is read again from there after a crash.
-	backendEvery = 500 * time.Millisecond
 )
 
 // Embedded is an etcd member within this process, for one node alone. What it commits is
@@ -196,7 +193,6 @@ func (e *Embedded) memberConfig(ready *atomic.Bool, fatal func()) (*embed.Config
 	cfg.AutoCompactionMode = embed.CompactorModePeriodic
 	cfg.AutoCompactionRetention = "1h"
 	cfg.QuotaBackendBytes = e.cfg.Quota
-	cfg.BackendBatchInterval = backendEvery
 	cfg.EnableGRPCGateway = false
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapLogger(e.cfg.Log, ready, func(text string) {
 		fatal()

@@ -20,11 +20,9 @@ type inboxes struct {
 	streak        int           // urgent items taken in a row
 	pace          time.Duration // mean time from one fresh item to the next, while some wait
 	taken         core.Time     // when the last fresh item was taken; 0: none waited behind it
-	working       bool          // somebody steps, and will look again before ceasing
-	again         bool          // somebody else came in vain meanwhile
-	ended         bool          // nobody is to step any more
+	resting       bool          // the loop's goroutine sleeps, or is about to
 
-	bell chan struct{} // holds a token when the loop's goroutine is to look
+	bell chan struct{} // wakes it
 	shed atomic.Uint64
 }
 
@@ -46,29 +44,10 @@ const staleAfter = 200 * time.Millisecond
 // Emit hands an event over and never blocks, also when called from Dispatch. False: the
 // inbox is full, or what is new waits too long already, and the event is lost; the caller
 // sheds (503) or emits it again later.
-func (l *Loop) Emit(ev core.Event) bool {
-	ok, working := l.put(item{at: l.cfg.Clock(), ev: ev})
-	if ok && !working {
-		l.ring()
-	}
-	return ok
-}
+func (l *Loop) Emit(ev core.Event) bool { return l.put(item{at: l.cfg.Clock(), ev: ev}) }
 
-// Post is Emit by one who calls Help soon, and holds no lock then: it wakes nobody, which
-// costs more than most steps.
-func (l *Loop) Post(ev core.Event) bool {
-	ok, _ := l.put(item{at: l.cfg.Clock(), ev: ev})
-	return ok
-}
-
-func (l *Loop) ring() {
-	select {
-	case l.bell <- struct{}{}:
-	default:
-	}
-}
-
-func (b *inboxes) put(it item) (ok, working bool) {
+// put wakes the loop only when it rests: a wake-up costs more than most steps.
+func (b *inboxes) put(it item) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	inbox := &b.urgent
@@ -77,14 +56,40 @@ func (b *inboxes) put(it item) (ok, working bool) {
 		if wait := time.Duration(inbox.count) * b.pace; wait > staleAfter ||
 			inbox.count > 0 && it.at.Sub(inbox.first().at) > staleAfter { // nothing is taken at all
 			b.shed.Add(1)
-			return false, b.working
+			return false
 		}
 	}
 	if !inbox.push(it) {
 		b.shed.Add(1)
-		return false, b.working
+		return false
 	}
-	return true, b.working
+	if b.resting {
+		b.resting = false
+		b.bell <- struct{}{} // has room: one token for each rest
+	}
+	return true
+}
+
+// rest waits until something is put, or for the timer.
+func (b *inboxes) rest(ctx context.Context, timer *time.Timer) {
+	b.mu.Lock()
+	if b.resting = b.urgent.count+b.fresh.count == 0; !b.resting {
+		b.mu.Unlock()
+		return
+	}
+	b.mu.Unlock()
+	select {
+	case <-b.bell:
+		return
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.resting { // something was put at the same moment: its token must not wake the next rest
+		<-b.bell
+	}
+	b.resting = false
 }
 
 // Ask runs f between two steps and waits for it: the one way to look into the node from
@@ -92,13 +97,7 @@ func (b *inboxes) put(it item) (ok, working bool) {
 func (l *Loop) Ask(ctx context.Context, f func()) error {
 	done := make(chan struct{})
 	it := item{ask: func() { f(); close(done) }}
-	for ok, working := l.put(it); ; ok, working = l.put(it) {
-		if !working {
-			l.ring()
-		}
-		if ok {
-			break
-		}
+	for !l.put(it) {
 		select {
 		case <-time.After(time.Millisecond):
 		case <-ctx.Done():
@@ -143,30 +142,6 @@ func (b *inboxes) take(now core.Time) (item, bool) {
 		b.taken = now
 	}
 	return it, true
-}
-
-// begin makes the caller the one who steps, if nobody else is.
-func (b *inboxes) begin() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.working || b.ended {
-		b.again = true
-		return false
-	}
-	b.working, b.again = true, false
-	return true
-}
-
-// cease lets go again when nothing came meanwhile.
-func (b *inboxes) cease() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if !b.ended && (b.again || b.urgent.count+b.fresh.count > 0) {
-		b.again = false
-		return false
-	}
-	b.working = false
-	return true
 }
 
 // isFresh reports whether an event asks for something new: a request outside a dialog

@@ -306,7 +306,7 @@ func (s *Stack) gotResponse(m parsed, peer core.Peer) {
 	}
 	switch c.receive(r) {
 	case forCore:
-		s.inbox.received(e)
+		s.inbox.keep(e)
 		if c.method != core.INVITE && r.Status >= 200 {
 			c.conclude("") // instead of Timer K, see the package comment
 		}
@@ -410,7 +410,7 @@ func (c *clientTxn) ackTo(r *core.Response) []byte {
 func (s *Stack) stray(m parsed, e core.ResponseReceived) {
 	r := m.response
 	if r.Method == core.INVITE && r.Status/100 == 2 && len(r.Via) == 1 && s.isOurs(m.via) {
-		s.inbox.received(e)
+		s.inbox.keep(e)
 		return
 	}
 	s.tally.strays.Add(1)

@@ -3,12 +3,9 @@
 //
 // It stands on github.com/emiago/sipgo v1.7.2 and takes from it the message parser
 // (sip.Parser: folded lines, odd spacing, header and body boundaries, which fault to name)
-// and the durations of RFC 3261's timers. Five things it does itself, since the library's
+// and the durations of RFC 3261's timers. Four things it does itself, since the library's
 // own can't keep what this package promises:
 //
-//   - The messages that nearly everybody writes, without folded lines. plain.go reads them in
-//     a fifth of the time and a seventh of the allocations; the library reads all others, and
-//     the fuzz target holds the two against each other.
 //   - State machines (RFC 3261 s.17, RFC 6026). The library's want a goroutine per response
 //     and have channels and several timers of the runtime per transaction; an INVITE that
 //     rang when it was cancelled they hold for ever. Here a transaction is one value, and its
@@ -36,8 +33,6 @@
 //   - Beyond maxRefused unacknowledged refusals of INVITEs, a refusal outside a dialog is sent
 //     once and forgotten (s.8.2.7): repeated until Timer H it would make a flood with forged
 //     sources a dozen times larger.
-//   - A reader hands on what it received without waking anybody, and has the work done itself
-//     before it goes to sleep (Config.Post and Help): a wake-up costs more than a step.
 //   - Alarms ring up to T1/16 late, so that what is due together is one wake-up.
 //   - A client transaction other than INVITE ends with its final response instead of 5 s
 //     later (Timer K; in the library 32 s): K only absorbs repeated responses, and those

@@ -185,7 +185,6 @@ func (f *flow) read() {
 		frames.grew(n)
 		heard = time.Now()
 		whole, ok := f.take(&frames)
-		f.stack.cfg.Help()
 		if !ok {
 			return
 		}

@@ -18,7 +18,6 @@ const (
 type inbox struct {
 	stack *Stack
 	emit  func(core.Event) bool
-	post  func(core.Event) bool // for readers
 
 	mu       sync.Mutex
 	kept     []core.Event
@@ -26,29 +25,24 @@ type inbox struct {
 	retrying chan struct{} // holds a token while events are kept
 }
 
-func (b *inbox) init(s *Stack, emit, post func(core.Event) bool) {
-	b.stack, b.emit, b.post, b.retrying = s, emit, post, make(chan struct{}, 1)
+func (b *inbox) init(s *Stack, emit func(core.Event) bool) {
+	b.stack, b.emit, b.retrying = s, emit, make(chan struct{}, 1)
 }
 
 // offer hands on what a reader received, or reports that there is no room.
 func (b *inbox) offer(e core.Event) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return !b.closed && len(b.kept) == 0 && b.post(e)
+	return !b.closed && len(b.kept) == 0 && b.emit(e)
 }
 
 // keep hands on an event now or later.
-func (b *inbox) keep(e core.Event) { b.keepBy(b.emit, e) }
-
-// received is keep for readers.
-func (b *inbox) received(e core.Event) { b.keepBy(b.post, e) }
-
-func (b *inbox) keepBy(emit func(core.Event) bool, e core.Event) {
+func (b *inbox) keep(e core.Event) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch {
 	case b.closed:
-	case len(b.kept) == 0 && emit(e):
+	case len(b.kept) == 0 && b.emit(e):
 	case len(b.kept) >= maxKept:
 		b.stack.tally.lost.Add(1)
 		b.stack.log.Error("SIP: the core's inbox stays full, an event is lost: the node is overloaded or stuck")

@@ -143,9 +143,9 @@ func (s *Stack) serve() {
 // readDatagrams is the only reader of its socket: messages are handled in the order in
 // which they arrive.
 func (s *Stack) readDatagrams(u *socket) {
-	r := newReceiver(u, s.cfg.Help)
+	buf := make([]byte, 1<<16)
 	for {
-		data, from, err := r.next()
+		n, from, err := u.conn.ReadFromUDPAddrPort(buf)
 		if err != nil {
 			if s.closed.Load() || errors.Is(err, net.ErrClosed) {
 				return
@@ -154,7 +154,8 @@ func (s *Stack) readDatagrams(u *socket) {
 			s.pause(10 * time.Millisecond)
 			continue
 		}
-		data = trimLines(data)
+		from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
+		data := trimLines(buf[:n])
 		if len(data) == 0 { // CRLF keep-alive: NAT wants it, we don't (RFC 5626 s.3.5.1 is for streams)
 			s.tally.keepAlives.Add(1)
 			continue

@@ -71,24 +71,16 @@ func read(p *sip.Parser, data []byte, from netip.AddrPort) (parsed, error) {
 	if end > maxHeader || bytes.Count(data[:end], []byte{'\n'}) > 3*maxFields || len(data) > p.MaxMessageLength {
 		return parsed{}, refuse(data[:min(end, maxHeader)], from, 513, errTooLarge)
 	}
-	if m, ok := readPlain(string(data[:end]), data, from); ok {
-		return m, nil
-	}
-	return readAny(p, data, string(line), from)
-}
-
-// readAny reads a message in any of the forms of RFC 3261, or says what is wrong with it.
-func readAny(p *sip.Parser, data []byte, line string, from netip.AddrPort) (parsed, error) {
 	msg, err := parse(p, data)
 	if err != nil {
-		if _, uri, _ := cut3(line); foreign(uri) { // the library knows letters only in a scheme
+		if _, uri, _ := cut3(string(line)); foreign(uri) { // the library knows letters only in a scheme
 			return parsed{}, refuse(data, from, 416, errScheme)
 		}
 		return parsed{}, refuse(data, from, 400, errFields)
 	}
 	switch msg := msg.(type) {
 	case *sip.Request:
-		m, status, err := readRequest(msg, line, from)
+		m, status, err := readRequest(msg, string(line), from)
 		if err != nil {
 			return parsed{}, refuse(data, from, status, err)
 		}

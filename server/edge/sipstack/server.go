@@ -363,7 +363,7 @@ func (s *Stack) shed(t *serverTxn, m *parsed, e core.RequestReceived) {
 	s.tally.shedInbox.Add(1)
 	switch ends := m.request.Method == core.BYE || m.request.Method == core.CANCEL; {
 	case ends && t.back.flow != nil:
-		s.inbox.received(e)
+		s.inbox.keep(e)
 	case ends:
 		t.drop()
 	default:

@@ -28,12 +28,6 @@ type Config struct {
 	Emit   func(core.Event) bool // hands an event on, never blocks; false: no room now
 	Log    *slog.Logger
 
-	// Post and Help go together, or are nil. Post is Emit for what a reader has received:
-	// it wakes nobody. Help has the reader itself do what follows; it is called when nothing
-	// more is to be read at once, without a lock held.
-	Post func(core.Event) bool
-	Help func()
-
 	MaxFlows          int           // TCP connections, default 10,000
 	MaxFlowsPerSource int           // of one address, default a quarter of MaxFlows
 	FlowOpening       time.Duration // until the first message is whole, and for each message, default 30 s
@@ -54,9 +48,6 @@ func (c *Config) setDefaults() {
 	c.FlowOpening = positive(c.FlowOpening, 30*time.Second)
 	c.FlowIdle = positive(c.FlowIdle, 65*time.Minute)
 	c.ConnectTimeout = positive(c.ConnectTimeout, 3*time.Second)
-	if c.Post == nil || c.Help == nil {
-		c.Post, c.Help = c.Emit, func() {}
-	}
 	if c.Software == "" {
 		c.Software = "dialtone"
 	}
@@ -121,7 +112,7 @@ func New(cfg Config) (*Stack, error) {
 	s.flows.init()
 	s.servers.init(cfg.MaxTransactions)
 	s.clients.init(cfg.MaxTransactions)
-	s.inbox.init(s, cfg.Emit, cfg.Post)
+	s.inbox.init(s, cfg.Emit)
 	s.direct.init()
 	if err := s.bind(); err != nil {
 		s.stop()

@@ -5,12 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 	"time"
-
-	hdr "github.com/HdrHistogram/hdrhistogram-go"
 
 	"github.com/dialtone-cc/dialtone/loadgen/arrival"
 	"github.com/dialtone-cc/dialtone/loadgen/cluster"
@@ -298,9 +295,8 @@ func (r *run) add(name string, s *cluster.Summary, sum *measure.Pacing) {
 	sum.Packets += s.Pacing.Packets
 	sum.MissedTicks += s.Pacing.MissedTicks
 	sum.CPUSeconds += s.Pacing.CPUSeconds
-	r.account.recorder.AddSendJitter(histogram(s.SendJitter))
-	r.account.recorder.AddPackets(measure.MediaCallerHears, histogram(s.CallerHears))
-	r.account.recorder.AddPackets(measure.MediaAgentHears, histogram(s.AgentHears))
+	r.account.recorder.AddSendJitter(s.SendJitter)
+	r.account.recorder.AddMouthToEar(s.MouthToEar)
 	for _, l := range s.Latencies {
 		if l.Second >= 0 && l.Second < int64(31*24*3600) {
 			r.account.recorder.AddSecond(l.Second, l.Tally)
@@ -318,15 +314,6 @@ func (r *run) add(name string, s *cluster.Summary, sum *measure.Pacing) {
 	if s.Lost > 0 {
 		r.account.wonder(fmt.Errorf("%d agents were no longer registered at the end", s.Lost))
 	}
-}
-
-// histogram is a tally that another process has sent.
-func histogram(t measure.Tally) *hdr.Histogram {
-	h := hdr.New(1, int64(measure.Highest), 3)
-	for _, pair := range t {
-		_ = h.RecordValues(min(max(pair[0], 0), int64(measure.Highest)), min(max(pair[1], 0), math.MaxInt32))
-	}
-	return h
 }
 
 // machines are those that the workers run on, each once.

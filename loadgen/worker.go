@@ -109,6 +109,11 @@ func (w *worker) prepare() error {
 	if need, have := uint64(lines+agents+100), raiseFiles(); have < need {
 		return fmt.Errorf("%d lines and %d agents need %d open files, the system allows %d: raise it (ulimit -n %d), use fewer --lines, or more --workers", lines, agents, need, have, need)
 	}
+	if p.Media.Priority == profile.RealTime {
+		if err := stream.RealTime(); err != nil {
+			return err
+		}
+	}
 	n := p.Media.Network
 	w.engine, err = stream.New(stream.Config{Addr: local, Buffer: p.Media.JitterBuffer, Start: w.origin,
 		Network: stream.Network{Delay: n.Delay, Jitter: n.Jitter, Loss: float64(n.Loss), Seed: p.Seed}})
@@ -269,10 +274,12 @@ func (w *worker) summary(agents []*agent, cpu float64) cluster.Summary {
 		Overrun:    pacing.Overrun,
 		Lag:        micros(time.Duration(w.lagEver.Load())),
 	}
-	s.CallerHears, s.AgentHears = measure.TallyOf(w.engine.Latency(measure.MediaCallerHears).OneWay), measure.TallyOf(w.engine.Latency(measure.MediaAgentHears).OneWay)
+	mouthToEar := measure.NewHistogram()
 	shift := int64(w.start.Sub(w.origin).Round(time.Second) / time.Second)
 	for _, label := range []string{measure.MediaCallerHears, measure.MediaAgentHears} {
-		for _, second := range w.engine.Latency(label).Seconds {
+		latency := w.engine.Latency(label)
+		mouthToEar.MergeFrom(latency.MouthToEar)
+		for _, second := range latency.Seconds {
 			tally := make(measure.Tally, len(second.Buckets))
 			for i, b := range second.Buckets {
 				tally[i] = [2]int64{int64(b.Value), int64(b.Count)}
@@ -282,6 +289,7 @@ func (w *worker) summary(agents []*agent, cpu float64) cluster.Summary {
 			}
 		}
 	}
+	s.MouthToEar = measure.TallyOfPacked(mouthToEar)
 	for _, a := range agents {
 		if a.phone.Registered() != nil {
 			s.Lost++

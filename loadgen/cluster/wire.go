@@ -115,8 +115,7 @@ type Move struct {
 type Summary struct {
 	Pacing      measure.Pacing `json:"pacing"`
 	SendJitter  measure.Tally  `json:"send_jitter_us_counts"`
-	CallerHears measure.Tally  `json:"caller_hears_us_counts"` // one-way latency, packet by packet
-	AgentHears  measure.Tally  `json:"agent_hears_us_counts"`
+	MouthToEar  measure.Tally  `json:"mouth_to_ear_us_counts"` // packet by packet
 	Latencies   []Latency      `json:"latencies,omitempty"`
 	Overrun     uint64         `json:"overrun,omitempty"` // packets that the kernel threw away, for we read too late
 	OtherClock  uint64         `json:"other_clock,omitempty"`

@@ -69,7 +69,7 @@ type Audio struct {
 	LatencyP50 Micros  `json:"latency_p50_us"` // one way, packet by packet
 	LatencyP99 Micros  `json:"latency_p99_us"`
 	LatencyMax Micros  `json:"latency_max_us"`
-	Packets    Tally   `json:"latency_us_counts,omitempty"` // every latency with its count: what LatencyN..Max sum up
+	Packets    Tally   `json:"latency_us_counts,omitempty"` // every latency, within 1.6%, with its count: what LatencyN..Max sum up
 	MouthToEar Micros  `json:"mouth_to_ear_us"`             // median; packetisation, network, server and jitter buffer together
 	MOS        float64 `json:"mos_cqe"`                     // E-model, ITU-T G.107; 0 where nothing was heard
 }

@@ -6,8 +6,6 @@ import (
 	"strconv"
 	"sync"
 	"time"
-
-	hdr "github.com/HdrHistogram/hdrhistogram-go"
 )
 
 // Recorder makes a Result of calls, one at a time. Its memory is bounded by the values'
@@ -34,8 +32,8 @@ func NewRecorder() *Recorder {
 	return r
 }
 
-// Add accounts for an arrival that has ended, in whichever way. Packets of its two Audio
-// are counted here: what is added by AddPackets must not be in them.
+// Add accounts for an arrival that has ended, in whichever way, and for the packets of its
+// two Audio.
 func (r *Recorder) Add(c *Call) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -93,27 +91,16 @@ func countReason(reasons map[string]int64, reason string, n int64) {
 	reasons[reason] += n
 }
 
-// AddPackets accounts for latencies (microseconds) of single packets that are in no call's
-// Audio.Packets; they cannot be computed again from the calls file. The metric is
-// MediaCallerHears or MediaAgentHears (counted in MediaOneWay too), or MouthToEarPacket.
-// Any other is a mistake of the caller's and panics.
-func (r *Recorder) AddPackets(metric string, h *hdr.Histogram) {
-	t := TallyOf(h)
+// AddMouthToEar accounts for the mouth-to-ear latency (microseconds) of single packets. It
+// cannot be computed again from the calls file, which has the median of each call.
+func (r *Recorder) AddMouthToEar(t Tally) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	switch metric {
-	case MediaCallerHears, MediaAgentHears:
-		r.samples[MediaOneWay].tally(t, Never)
-	case MouthToEarPacket:
-	default:
-		panic("measure: packets of " + metric)
-	}
-	r.samples[metric].tally(t, Never)
+	r.samples[MouthToEarPacket].tally(t, Never)
 }
 
 // AddSendJitter accounts for how late (microseconds) RTP packets were sent.
-func (r *Recorder) AddSendJitter(h *hdr.Histogram) {
-	t := TallyOf(h)
+func (r *Recorder) AddSendJitter(t Tally) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.samples[SendJitter].tally(t, Never)

@@ -222,11 +222,12 @@ func TestWhatEndsBeforeItBeginsIsCountedAsZero(t *testing.T) {
 
 func TestPacketsOutsideCalls(t *testing.T) {
 	r := NewRecorder()
-	h := hdr.New(1, 60_000_000, 3)
-	_ = h.RecordValues(250, 10)
-	r.AddPackets(MediaAgentHears, h)
-	r.AddPackets(MouthToEarPacket, h)
-	r.AddSendJitter(h)
+	ten := Tally{{250, 10}}
+	c := never()
+	c.Outcome, c.AgentEar = Completed, &Audio{First: Never, Way: "stamp", LatencyN: 10, LatencyMax: 250, Packets: ten}
+	r.Add(&c)
+	r.AddMouthToEar(ten)
+	r.AddSendJitter(ten)
 	res, err := r.Result(soundRun())
 	if err != nil {
 		t.Fatal(err)

@@ -98,6 +98,7 @@ func (p *Profile) mediaKeys() []key {
 	return []key{
 		{name: "media.codec", flag: "codec", hint: "NAME", help: "pcmu or pcma (ITU-T G.711); default pcmu", set: putWord(&m.Codec, "pcmu", "pcma")},
 		{name: "media.latency", flag: "latency", hint: "WAY", help: "stamp: in the payload; marker: in the audio, for paths that mix or transcode; default stamp", set: putWord(&m.Latency, Stamp, Marker)},
+		{name: "media.priority", flag: "priority", hint: "CLASS", help: "ordinary, or realtime: the generator goes before all else on its machine, for exact pacing beside busy neighbours; needs CAP_SYS_NICE; default ordinary", set: putWord(&m.Priority, Ordinary, RealTime)},
 		{name: "media.network", flag: "network", hint: "NET", help: "emulated one-way network, in each direction: delay=20ms,jitter=5ms,loss=0.1%", set: put(&m.Network, ParseNetwork)},
 		{name: "media.jitter_buffer", flag: "jitter-buffer", hint: "D", help: "of the emulated listener; default 20ms", set: putDuration(&m.JitterBuffer, 5*time.Millisecond, time.Second)},
 	}

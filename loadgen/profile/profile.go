@@ -82,6 +82,9 @@ type Behaviour struct {
 
 // The ways of reading one-way latency.
 const (
+	Ordinary = "ordinary" // the threads that carry audio go first where that is permitted
+	RealTime = "realtime" // the whole generator goes before all else on the machine
+
 	Stamp  = "stamp"  // the time of sending stands in the payload; needs audio passed through whole
 	Marker = "marker" // a sound in the audio; survives mixing and transcoding
 )
@@ -90,6 +93,7 @@ const (
 type Media struct {
 	Codec        string        `json:"codec"`
 	Latency      string        `json:"latency"`
+	Priority     string        `json:"priority"`
 	Network      Network       `json:"network"`
 	JitterBuffer time.Duration `json:"jitter_buffer_ns"`
 }
@@ -119,7 +123,7 @@ func Default() Profile {
 		Drain:  30 * time.Second,
 		Seed:   1,
 		Agents: Agents{Count: 0, AnswerAfter: Constant(time.Second)},
-		Media:  Media{Codec: "pcmu", Latency: Stamp, JitterBuffer: 20 * time.Millisecond},
+		Media:  Media{Codec: "pcmu", Latency: Stamp, Priority: Ordinary, JitterBuffer: 20 * time.Millisecond},
 	}
 }
 

@@ -81,7 +81,7 @@ func sampleRecorder(calls int64) (*measure.Recorder, []*measure.Call) {
 	for range 20_000 {
 		_ = sent.RecordValue(int64(30 * math.Exp(chance.NormFloat64())))
 	}
-	r.AddSendJitter(sent)
+	r.AddSendJitter(measure.TallyOf(sent))
 	for range 40 {
 		r.AddRegister(measure.Micros(1_000 + chance.IntN(800)))
 	}

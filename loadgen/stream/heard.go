@@ -37,7 +37,7 @@ func (s *Stream) summary(a account) Heard {
 			Sent: a.mouth.sent, Received: r.packets, Voice: r.voice, Late: r.late, First: measure.Never,
 			Jitter: measure.Micros(r.jitter / 1000), JitterMax: measure.Micros(r.jitterMax / 1000), LongestGap: measure.Micros(r.gap / 1000),
 			LatencyN: r.latency.n, LatencyP50: r.latency.quantile(0.5), LatencyP99: r.latency.quantile(0.99), LatencyMax: r.latency.max,
-			MouthToEar: r.mouthToEar.quantile(0.5),
+			Packets: r.latency.tally(), MouthToEar: r.mouthToEar.quantile(0.5),
 		},
 	}
 	if a.mouth.began >= 0 {

@@ -268,8 +268,10 @@ func TestLatencyEndsWithTheArrival(t *testing.T) {
 	k := stillEngine(t, Config{})
 	a, b := k.stream(Options{Voice: callerVoice}), k.stream(Options{Voice: agentVoice})
 	k.connect(a, b.Addr(), PCMU)
-	k.now = (k.ticked + int64(frameTicks)) * int64(tick)
-	k.serve()
+	for k.pacing.sent == 0 {
+		k.now = (k.ticked + 1) * int64(tick)
+		k.serve()
+	}
 	const unread = 200 * time.Millisecond
 	for sent := time.Now(); time.Since(sent) < unread; time.Sleep(unread / 10) {
 	}

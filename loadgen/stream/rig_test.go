@@ -184,10 +184,12 @@ func (k *still) connect(s *Stream, to netip.AddrPort, c Codec) {
 	k.talk(s, nil, c, k.engine.tone(s.options.Tone, c))
 }
 
-// step lets so many ticks pass, one turn of the loop for all of them.
+// step lets so many ticks pass at once, as if the loop had been held up for them.
 func (k *still) step(ticks int) {
 	k.now = (k.ticked + int64(ticks)) * int64(tick)
-	k.serve()
+	for k.ticked < k.now/int64(tick) {
+		k.serve()
+	}
 	real := time.Now()
 	k.offset = real.UnixNano() - int64(real.Sub(k.engine.birth))
 	for before := k.pacing.received - 1; before != k.pacing.received; {

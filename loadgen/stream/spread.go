@@ -52,6 +52,17 @@ func (s *spread) merge(from *spread) {
 	s.max = max(s.max, from.max)
 }
 
+// tally writes the spread down; its largest value is exact.
+func (s *spread) tally() measure.Tally {
+	var t measure.Tally
+	for i, n := range s.counts {
+		if n > 0 {
+			t = append(t, [2]int64{int64(min(middle(i), s.max)), int64(n)})
+		}
+	}
+	return t
+}
+
 // quantile is the least value that a share q of all does not exceed, 0 without any.
 func (s *spread) quantile(q float64) measure.Micros {
 	if s.n == 0 {

@@ -160,7 +160,7 @@ func TestEverythingThatAFileSays(t *testing.T) {
 		p.Media, p.Seed, p.SLO, p.API.URL, string(p.API.Key)}
 	want := []any{"[::1]:5070", "sip:5001@pbx.example:5070;user=phone", "+4900042", "pbx.example", 34 * time.Second, 50, "uniform:10s..30s", "exp:30s", "30%",
 		"sip:agent5@pbx.example", "hidden", "lognormal:4s,2s", 4, 5 * time.Second,
-		profile.Media{Codec: "pcma", Latency: "marker", Priority: RealTime, JitterBuffer: 20 * time.Millisecond, Network: profile.Network{Delay: 20 * time.Millisecond, Jitter: 5 * time.Millisecond, Loss: 0.001}},
+		profile.Media{Codec: "pcma", Latency: "marker", Priority: profile.RealTime, JitterBuffer: 20 * time.Millisecond, Network: profile.Network{Delay: 20 * time.Millisecond, Jitter: 5 * time.Millisecond, Loss: 0.001}},
 		uint64(7), []string{"setup_p99<200ms", "dropped==0"}, "http://127.0.0.1:8080", "dt_key"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

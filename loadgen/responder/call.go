@@ -3,6 +3,7 @@ package responder
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"time"
@@ -99,13 +100,14 @@ func (x *exchange) invite(m *message) {
 	} else {
 		x.tally.Untold++
 	}
-	refusal := x.refusal()
+	refusal := x.refusal(c.number)
 	x.later(m.arrived.Add(x.cfg.InviteDelay), func() { x.admit(c, refusal) })
 }
 
-// refusal draws whether a call is refused; 0 when it is not.
-func (x *exchange) refusal() int {
-	drawn := x.chance.Float64()
+// refusal draws whether a call is refused; 0 when it is not. The seed and the number of
+// the call decide, not what else is going on.
+func (x *exchange) refusal(number uint64) int {
+	drawn := rand.New(rand.NewPCG(x.cfg.Seed, 1<<62|number)).Float64()
 	for _, r := range x.cfg.Refuse {
 		if drawn < r.Share {
 			return r.Status

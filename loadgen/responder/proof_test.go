@@ -24,6 +24,7 @@ const (
 	medianAudio = 1 * time.Millisecond   // one way, p50
 	tailAudio   = 5 * time.Millisecond   // one way, p99
 	mostMissed  = 25                     // packets of one ear, see counts
+	spread      = 60                     // a latency on a line of the calls file is within 1/64 of its value, the responder's account within 1/1000
 )
 
 const secret = "correct horse"
@@ -268,9 +269,13 @@ func latency(t *testing.T, p report, truth responder.Truth) {
 			slack   time.Duration
 			atLeast bool
 		}{{"min", d.Min, way.held.Min, tailAudio, true}, {"p50", d.P50, way.held.P50, medianAudio, true}, {"p90", d.P90, way.held.P90, tailAudio, true}, {"p99", d.P99, way.held.P99, tailAudio, false}} {
+			// Where the machine stalls, the tail is steep, and the few packets that came too late for
+			// the phone move its quantiles. A run with such stalls calls itself invalid.
+			if !p.Valid && q.name != "min" && q.name != "p50" {
+				continue
+			}
 			seen, held := time.Duration(q.seen*1000), us(q.held)
-			// The histograms' steps are 0.1% of the value.
-			if low := held - held/250 - early; seen > held+held/250+q.slack || q.atLeast && seen < low {
+			if low := held - held/spread - early; seen > held+held/spread+q.slack || q.atLeast && seen < low {
 				t.Errorf("%s %s: reported %v, packets were held %v", way.metric, q.name, seen, held)
 			} else {
 				t.Logf("%s %s: reported %v, held %v", way.metric, q.name, seen, held)
@@ -287,6 +292,7 @@ func latency(t *testing.T, p report, truth responder.Truth) {
 
 // The generator tells the truth: whatever is done to its calls, it reports it.
 func TestTheGeneratorTellsTheTruth(t *testing.T) {
+	t.Parallel()
 	const ms = time.Millisecond
 	for _, c := range []struct {
 		name     string
@@ -329,6 +335,7 @@ func TestTheGeneratorTellsTheTruth(t *testing.T) {
 // Messages that vanish cost time, never a call: both sides repeat, and both say the same of
 // how each call ended.
 func TestLostMessagesAreRepeated(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("waits for repetitions")
 	}
@@ -348,6 +355,7 @@ func TestLostMessagesAreRepeated(t *testing.T) {
 
 // Where the payload is changed on the way, the marker in the sound tells the same.
 func TestTheMarkerTellsTheTruth(t *testing.T) {
+	t.Parallel()
 	r := respond(t, responder.Config{Transcode: true, Delay: 45 * time.Millisecond, Loss: 0.01, Seed: 9})
 	p := generate(t, r, "--latency", "marker", "--hold", "4s")
 	truth := r.Truth()
@@ -357,8 +365,10 @@ func TestTheMarkerTellsTheTruth(t *testing.T) {
 		held   responder.Held
 	}{{measure.MediaCallerHears, truth.HeldA}, {measure.MediaAgentHears, truth.HeldB}} {
 		d := p.Metrics[way.metric]
-		// A burst each second in 4 s of talk: three at least; 1% of packets lost costs none.
-		if seen, held := time.Duration(d.P50*1000), us(way.held.P50); seen < held-early || seen > held+medianAudio || d.Count < 16*2 {
+		// A burst each second in 4 s of talk: three at least; 1% of packets lost costs none. Its
+		// place is that of a sample, 125 us apart.
+		const sample = 125 * time.Microsecond
+		if seen, held := time.Duration(d.P50*1000), us(way.held.P50); seen < held-held/spread-early-sample || seen > held+held/spread+medianAudio || d.Count < 16*2 {
 			t.Errorf("%s: %d markers, median %v; packets were held %v", way.metric, d.Count, seen, held)
 		} else {
 			t.Logf("%s: %d markers, median %v; held %v", way.metric, d.Count, seen, held)

@@ -137,7 +137,7 @@ func (r *relay) close() {
 
 func (f *flow) start() {
 	f.mu.Lock()
-	f.open = !f.over
+	f.open = true
 	f.mu.Unlock()
 }
 

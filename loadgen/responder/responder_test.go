@@ -209,6 +209,26 @@ func TestAudioBeforeTheAnswerIsEarly(t *testing.T) {
 	}
 }
 
+// After its BYE a party gets no audio, though the other one still talks.
+func TestAudioEndsWithTheBye(t *testing.T) {
+	r := start(t, Config{ByeDelay: 300 * msec})
+	p := connect(t, r, "end", "0")
+	p.agent.speak(p.toward, 0, 0, 3, 0)
+	p.caller.hear(3)
+	p.caller.bye(p.ok)
+	p.caller.expect("SIP/2.0 200")
+	p.agent.speak(p.toward, 0, 3, 3, 0)
+	p.agent.respond(p.agent.expect("BYE"), "200 OK", "")
+	eventually(t, "the call is over", func() bool {
+		r.x.mu.Lock()
+		defer r.x.mu.Unlock()
+		return len(r.x.alive()) == 0
+	})
+	if got, want := r.Truth().ToCaller, (Flow{Received: 3, Sent: 3}); got != want || len(p.caller.hear(3)) != 3 {
+		t.Errorf("%+v, the caller heard %d", got, len(p.caller.hear(3)))
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	r := start(t, Config{Refuse: []Refusal{{503, 0.3}, {486, 0.3}}, Seed: 3})
 	caller := newTelephone(t, r, "caller")
@@ -300,6 +320,19 @@ func TestCancelThatCrossesTheAnswer(t *testing.T) {
 	agent.expect("INVITE")
 }
 
+// A CANCEL after the final response has no effect (RFC 3261 s.9.2).
+func TestCancelOfACallThatIsUp(t *testing.T) {
+	r := start(t, Config{})
+	p := connect(t, r, "up", "0")
+	p.caller.send(strings.Replace(p.caller.request("CANCEL", "sip:5000@test", "up", "<sip:5000@test>", 1, ""), "-CANCEL-", "-INVITE-", 1))
+	p.caller.expect("SIP/2.0 200")
+	p.caller.speak(p.toAgent, 0, 0, 3, 0)
+	p.agent.hear(3)
+	if c := r.Truth().Calls[0]; c.Status != 200 || c.Bye != Never {
+		t.Errorf("%+v", c)
+	}
+}
+
 func TestCallersWaitForAnAgentInTheirOrder(t *testing.T) {
 	r := start(t, Config{})
 	first, second := newTelephone(t, r, "first"), newTelephone(t, r, "second")
@@ -387,8 +420,11 @@ func TestRepetitions(t *testing.T) {
 	agent.respond(invite, "200 OK", agent.sdp("0"))
 	ack := agent.expect("ACK")
 	agent.respond(invite, "200 OK", agent.sdp("0"))
-	if again := agent.expect("ACK"); again.field("CSeq") != ack.field("CSeq") {
-		t.Errorf("%s", again)
+	agent.respond(invite, "200 OK", agent.sdp("0"))
+	for range 2 {
+		if again := agent.never("BYE", "ACK"); again.field("CSeq") != ack.field("CSeq") {
+			t.Errorf("%s", again)
+		}
 	}
 	ok := caller.expect("SIP/2.0 200")
 	if again := caller.expect("SIP/2.0 200"); again != ok {

@@ -15,9 +15,9 @@ import (
 //     port range ("RTP bleed") holds a call only until the phone itself speaks.
 //  2. The same host with another port locks at once: a NAT or a phone that sends from
 //     another port than it hears on.
-//  3. When the SDP names an address that the Internet cannot reach (a phone behind NAT),
-//     or none, the first valid packet locks: there is no other way to hear that phone.
-//  4. When the SDP names a public address and another host speaks, it must show ten
+//  3. When the SDP names an address that a NAT may stand before (a phone behind it), or
+//     none, the first valid packet locks: there is no other way to hear that phone.
+//  4. When the SDP names any other address and another host speaks, it must show ten
 //     packets of one SSRC in sequence while the named host is silent, and only within
 //     the first ten seconds. That covers media servers that send from elsewhere.
 //  5. After a re-INVITE with another address the peer before it may still be on its way:
@@ -92,7 +92,7 @@ func (t *latch) judge(from netip.AddrPort, h *header, now int64) verdict {
 		return lock
 	case from == t.former && now-t.since < int64(formerWithin):
 		return hear
-	case !named || from.Addr() == t.remote.Addr() || !public(t.remote.Addr()):
+	case !named || from.Addr() == t.remote.Addr() || translated(t.remote.Addr()):
 		return lock
 	case now-t.since > int64(learnWithin):
 		return refuse
@@ -131,9 +131,10 @@ func usable(a netip.AddrPort) bool {
 	return a.IsValid() && a.Port() != 0 && !a.Addr().IsUnspecified() && !a.Addr().IsMulticast()
 }
 
-// public reports whether the Internet can reach an address: not private (RFC 1918, 4193),
-// loopback, link-local, or shared by a carrier's NAT (RFC 6598).
-func public(a netip.Addr) bool {
+// translated reports whether a NAT may stand before an address: it is private (RFC 1918,
+// 4193), link-local, or shared by a carrier's NAT (RFC 6598). Before a loopback address
+// stands none: who names one is on this machine, or is mistaken and has to show rule 4.
+func translated(a netip.Addr) bool {
 	carrier := netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 64, 0, 0}), 10)
-	return a.IsGlobalUnicast() && !a.IsPrivate() && !carrier.Contains(a)
+	return a.IsPrivate() || a.IsLinkLocalUnicast() || carrier.Contains(a)
 }

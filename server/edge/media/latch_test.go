@@ -33,6 +33,7 @@ func TestLatchRules(t *testing.T) {
 		{"nothing named", "", []packet{{public2, 1, lock}, {private, 2, refuse}}},
 		{"the named address ends a stranger's lock", private, []packet{{public2, 1, lock}, {private, 2, lock}, {public2, 3, refuse}}},
 		{"a stranger before a public phone", public1, []packet{{public2, 1, refuse}, {public2, 20, refuse}, {public1, 30, lock}, {public2, 40, refuse}}},
+		{"a stranger on the phone's own machine", "127.0.0.2:4000", []packet{{"127.0.0.9:4000", 1, refuse}, {public2, 2, refuse}, {"127.0.0.2:4000", 3, lock}}},
 		{"too late for another host", public1, []packet{{public2, 11000, refuse}, {public1, 60000, lock}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -262,7 +263,7 @@ func TestPhoneBehindNAT(t *testing.T) {
 	eachPath(t, func(t *testing.T, path Path) {
 		r := newRigOn(t, path, nil)
 		a, b := r.phone(legID(1), pcmu), r.phone(legID(2), pcmu)
-		a.set(func(s *core.MediaSpec) { s.Remote = at("127.0.0.77:4000") })
+		a.set(func(s *core.MediaSpec) { s.Remote = at("192.168.77.7:4000") })
 		bridge(a, b)
 		a.say(440, 2)
 		b.listenFor(2)

@@ -138,8 +138,8 @@ func (b *inboxes) take(now core.Time) (item, bool) {
 		b.pace += (min(now.Sub(b.taken), staleAfter) - b.pace) / 8
 	}
 	it := b.fresh.pop()
-	if b.taken = 0; b.fresh.count > 0 {
-		b.taken = now
+	if b.taken = now; b.fresh.count == 0 { // what comes next does not wait behind this hiccup
+		b.taken, b.pace = 0, 0
 	}
 	return it, true
 }

@@ -12,13 +12,13 @@ import (
 
 func TestTallyIsWhatSippWrote(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "stat.csv")
-	text := "StartTime;OutgoingCall(C);SuccessfulCall(C);FailedCall(C);ResponseTimesetup(C);GenericCounter1(C);\n" +
-		"a\tb;10;4;0;00:00:00:002000;1;\na\tb;500;480;20;00:00:01:001500;30;\n"
+	text := "StartTime;ElapsedTime(C);OutgoingCall(C);SuccessfulCall(C);FailedCall(C);GenericCounter1(C);\n" +
+		"a\tb;00:00:02:000000;10;4;0;1;\na\tb;00:00:05:000000;500;460;0;30;\na\tb;00:00:06:000000;500;480;20;30;\n"
 	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	got, err := readTally(name)
-	if want := (tally{Offered: 500, Completed: 450, Refused: 30, Failed: 20, SetupMs: 1001.5}); err != nil || got != want {
+	if want := (tally{Offered: 500, Completed: 450, Refused: 30, Failed: 20, Pace: 100, Goodput: 86}); err != nil || got != want {
 		t.Errorf("%+v %v, want %+v", got, err, want)
 	}
 	if err := os.WriteFile(name, []byte("no line of figures\n"), 0o600); err != nil {
@@ -92,7 +92,7 @@ func TestTableShowsRatiosGoalsAndNothingElse(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 { // showing it twice shows it once
-		if err := r.show(name); err != nil {
+		if err := r.show(name, true); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -103,7 +103,7 @@ func TestTableShowsRatiosGoalsAndNothingElse(t *testing.T) {
 	if err := os.WriteFile(name, []byte("no marks"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.show(name); err == nil {
+	if err := r.show(name, false); err == nil {
 		t.Error("a README without the marks was written")
 	}
 }

@@ -108,9 +108,15 @@ func Command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if s.quick {
 		s.runs = 1
 	}
+	if *readme != "" {
+		if err := (&Report{}).show(*readme, false); err != nil {
+			fmt.Fprintln(stderr, "dialtone bench:", err)
+			return exitUsage
+		}
+	}
 	r, err := s.report(ctx, chosen)
-	if err == nil {
-		err = r.keep(*into, *readme, *quick)
+	if r != nil { // also what was measured before something failed
+		err = errors.Join(err, r.keep(*into, *readme, *quick))
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, "dialtone bench:", err)
@@ -123,8 +129,11 @@ func Command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	} else {
 		fmt.Fprint(stdout, "\n", r.table())
 	}
-	if *goals && slices.ContainsFunc(r.Rows, func(row Row) bool { return !row.Goal.Met(row.Value) }) {
+	if *goals && slices.ContainsFunc(r.Rows, func(row Row) bool { return !row.met() }) {
 		return exitFailed
+	}
+	if *goals && len(r.Left) > 0 {
+		return exitInvalid
 	}
 	return exitPassed
 }
@@ -162,12 +171,13 @@ func (s *Suite) report(ctx context.Context, chosen []experiment) (*Report, error
 			s.leave(e.name, names)
 			continue
 		}
-		if err := e.run(s, ctx); err != nil {
-			return nil, fmt.Errorf("%s: %w", e.name, err)
+		if fault := e.run(s, ctx); fault != nil {
+			err = fmt.Errorf("%s: %w", e.name, fault)
+			break
 		}
 	}
 	r.Rows, r.Left, r.Soak, r.TookS = s.Rows, s.Left, s.Readings, time.Since(r.Started).Seconds()
-	return r, nil
+	return r, err
 }
 
 // keep writes the report to a file named for its moment, and the table to a README.
@@ -188,5 +198,5 @@ func (r *Report) keep(folder, readme string, quick bool) error {
 	if readme == "" {
 		return nil
 	}
-	return r.show(readme)
+	return r.show(readme, true)
 }

@@ -31,10 +31,10 @@ func (a *anchor) cpu() (time.Duration, error) {
 	return total, nil
 }
 
-func (a *anchor) rss() (int64, error) {
+func (a *anchor) memory() (int64, error) {
 	total := int64(0)
 	for _, p := range a.parts {
-		n, err := p.rss()
+		n, err := p.memory()
 		if err != nil {
 			return 0, err
 		}

@@ -107,13 +107,20 @@ func (p *process) cpu() (time.Duration, error) {
 	return total, err
 }
 
-// rss is the resident memory in bytes. Pages that forked children share count once each.
-func (p *process) rss() (int64, error) {
+// memory is the resident memory in bytes. Pages that forked children share count once (Pss).
+func (p *process) memory() (int64, error) {
 	total := int64(0)
-	err := p.family(func(_ int, f []string) {
-		n, _ := strconv.ParseInt(f[21], 10, 64) // field 24
-		total += n * int64(os.Getpagesize())
+	err := p.family(func(pid int, _ []string) {
+		text, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/smaps_rollup")
+		_, rest, _ := bytes.Cut(text, []byte("\nPss:"))
+		if fields := strings.Fields(string(rest)); len(fields) > 0 {
+			n, _ := strconv.ParseInt(fields[0], 10, 64)
+			total += n * 1024
+		}
 	})
+	if err == nil && total == 0 {
+		err = errors.New("the memory of " + p.name + " can't be read (smaps_rollup)")
+	}
 	return total, err
 }
 

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 )
 
 //go:embed sipp/*.xml peers/*.cfg
@@ -71,8 +70,8 @@ func (s *Suite) startPhones(dir string) (*phones, error) {
 // tally is what sipp's callers saw.
 type tally struct {
 	Offered, Completed, Refused, Failed int
-	Took                                time.Duration
-	SetupMs                             float64 // mean, as sipp counts it
+	Pace                                float64 // calls/s that were really begun
+	Goodput                             float64 // calls/s that were completed while calls were begun
 }
 
 // dial runs callers at a rate (1/s) for so many calls.
@@ -83,7 +82,6 @@ func (s *Suite) dial(ctx context.Context, dir string, rate, calls int) (tally, e
 	}
 	stat := filepath.Join(dir, "caller.csv")
 	_ = os.Remove(stat)
-	began := time.Now()
 	p, err := start(dir, "sipp-callers", nil, "sipp", "-sf", scenario, sipAddr, "-i", "127.0.0.1", "-p", strconv.Itoa(callerPort), "-mi", "127.0.0.1", "-mp", "26300",
 		"-r", strconv.Itoa(rate), "-m", strconv.Itoa(calls), "-l", strconv.Itoa(40*rate), "-nostdin", "-trace_stat", "-stf", stat, "-fd", "1",
 		"-timeout", strconv.Itoa(calls/rate+60), "-recv_timeout", "20000")
@@ -95,9 +93,7 @@ func (s *Suite) dial(ctx context.Context, dir string, rate, calls int) (tally, e
 	if err := p.wait(ctx); err != nil && p.cmd.ProcessState.ExitCode() != 1 {
 		return tally{}, err
 	}
-	t, err := readTally(stat)
-	t.Took = time.Since(began)
-	return t, err
+	return readTally(stat)
 }
 
 // readTally reads the last line of a statistics file of sipp.
@@ -113,22 +109,29 @@ func readTally(name string) (tally, error) {
 	if err != nil || len(rows) < 2 {
 		return tally{}, fmt.Errorf("%s: not a statistics file of sipp: %w", name, err)
 	}
-	last := rows[len(rows)-1]
-	number := func(column string) int {
+	in := func(row []string, column string) string {
 		for i, title := range rows[0] {
-			if title == column && i < len(last) {
-				n, _ := strconv.Atoi(last[i])
-				return n
+			if title == column && i < len(row) {
+				return row[i]
 			}
 		}
-		return 0
+		return ""
 	}
-	t := tally{Offered: number("OutgoingCall(C)"), Refused: number("GenericCounter1(C)"), Failed: number("FailedCall(C)")}
-	t.Completed = number("SuccessfulCall(C)") - t.Refused
-	for i, title := range rows[0] {
-		if title == "ResponseTimesetup(C)" && i < len(last) {
-			t.SetupMs = clockMs(last[i])
+	number := func(row []string, column string) int {
+		n, _ := strconv.Atoi(in(row, column))
+		return n
+	}
+	completed := func(row []string) int { return number(row, "SuccessfulCall(C)") - number(row, "GenericCounter1(C)") }
+	last := rows[len(rows)-1]
+	t := tally{Offered: number(last, "OutgoingCall(C)"), Completed: completed(last), Refused: number(last, "GenericCounter1(C)"), Failed: number(last, "FailedCall(C)")}
+	for _, row := range rows[1:] { // one a second: the first in which all calls had been begun ends the load
+		if number(row, "OutgoingCall(C)") < t.Offered {
+			continue
 		}
+		if seconds := clockMs(in(row, "ElapsedTime(C)")) / 1000; seconds > 0 {
+			t.Pace, t.Goodput = float64(t.Offered)/seconds, float64(completed(row))/seconds
+		}
+		break
 	}
 	return t, nil
 }

@@ -67,6 +67,9 @@ func (s *Suite) soak(ctx context.Context) error {
 	s.add(Row{Experiment: "calls lost in a soak", Condition: condition, Subject: "dialtone", Unit: "calls", Runs: []float64{float64(t.Offered - t.Completed)}, Samples: t.Offered, Goal: AtMost(0)})
 	s.add(Row{Experiment: "calls with audio lost in a soak", Condition: condition, Subject: "dialtone", Unit: "calls", Runs: []float64{float64(r.Counts.Attempted - r.Counts.Completed)}, Samples: int(r.Counts.Attempted), Goal: AtMost(0)})
 	s.add(Row{Experiment: "packets lost in a soak", Condition: condition, Subject: "dialtone", Unit: "packets", Runs: []float64{float64(r.Media.Lost)}, Samples: int(r.Media.Expected)})
+	if len(readings) < 12 {
+		return fmt.Errorf("only %d readings: a soak needs some minutes", len(readings))
+	}
 	for _, one := range []struct {
 		what string
 		of   func(reading) float64
@@ -138,9 +141,6 @@ func growthOf(all []reading, of func(reading) float64) float64 {
 			values = append(values, of(r))
 		}
 		return values
-	}
-	if n < 6 {
-		return 0
 	}
 	return median(part(n*2/3, n)) / median(part(n/6, n/3))
 }

@@ -7,6 +7,8 @@ import (
 	"io"
 	"strings"
 	"time"
+
+	"github.com/dialtone-cc/dialtone/loadgen/measure"
 )
 
 // Suite is one run of the benchmark.
@@ -32,7 +34,8 @@ type Row struct {
 	Unit       string    `json:"unit"`
 	Value      float64   `json:"value"` // median of Runs
 	Runs       []float64 `json:"runs"`
-	Samples    int       `json:"samples"` // calls or packets behind it, over all runs
+	Samples    int       `json:"samples"`          // calls or packets behind it, over all runs
+	Doubts     []string  `json:"doubts,omitempty"` // why the generator itself calls a run invalid: the figure shows no goal met
 	Goal       Goal      `json:"goal,omitzero"`
 }
 
@@ -58,6 +61,17 @@ func (g Goal) Met(value float64) bool {
 	}
 	return true
 }
+
+// doubt notes that the generator was too slow in a run behind the figure.
+func (r *Row) doubt(result measure.Result) { r.Doubts = append(r.Doubts, result.Invalid...) }
+
+func (r Row) of(result measure.Result) Row {
+	r.doubt(result)
+	return r
+}
+
+// met says whether the figure shows that its goal is met.
+func (r *Row) met() bool { return r.Goal.Met(r.Value) && (r.Goal.Relation == "" || len(r.Doubts) == 0) }
 
 func (s *Suite) add(r Row) {
 	r.Value = median(r.Runs)

@@ -33,7 +33,7 @@ func (r *Report) table() string {
 		} else {
 			first[key] = row
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %s %s%s | %s | %d |\n", what, condition, row.Subject, figure(row.Value), row.Unit, ratio, row.Goal.words(row.Value), row.Samples)
+		fmt.Fprintf(&b, "| %s | %s | %s | %s %s%s | %s | %d |\n", what, condition, row.Subject, figure(row.Value), row.Unit, ratio, row.verdict(), row.Samples)
 	}
 	return b.String()
 }
@@ -49,19 +49,20 @@ func figure(v float64) string {
 	}
 }
 
-func (g Goal) words(value float64) string {
-	if g.Relation == "" {
+func (r *Row) verdict() string {
+	switch {
+	case len(r.Doubts) > 0:
+		return "the generator was too slow: no verdict"
+	case r.Goal.Relation == "":
 		return ""
+	case r.met():
+		return fmt.Sprintf("%s %s: met", r.Goal.Relation, figure(r.Goal.Bound))
 	}
-	verdict := "met"
-	if !g.Met(value) {
-		verdict = "**not met**"
-	}
-	return fmt.Sprintf("%s %s: %s", g.Relation, figure(g.Bound), verdict)
+	return fmt.Sprintf("%s %s: **not met**", r.Goal.Relation, figure(r.Goal.Bound))
 }
 
-// show replaces the table in a README; the marker lines must be there.
-func (r *Report) show(readme string) error {
+// show replaces the table in a README, or only checks that the marker lines are there.
+func (r *Report) show(readme string, replace bool) error {
 	text, err := os.ReadFile(readme)
 	if err != nil {
 		return err
@@ -70,6 +71,9 @@ func (r *Report) show(readme string) error {
 	_, after, ok2 := bytes.Cut(rest, []byte(tableEnd))
 	if !ok || !ok2 {
 		return fmt.Errorf("%s: the lines %q and %q, between which the table belongs, are not there", readme, tableBegin, tableEnd)
+	}
+	if !replace {
+		return nil
 	}
 	return os.WriteFile(readme, fmt.Appendf(nil, "%s%s\n%s%s%s", before, tableBegin, r.table(), tableEnd, after), 0o644)
 }

@@ -120,7 +120,7 @@ func (s *SQLite) put(ctx context.Context, cdrs []core.CDR) error {
 	// The driver and database/sql start a goroutine for each statement whose context can end;
 	// for thousands of small ones it is enough to look at it in between.
 	calm := context.WithoutCancel(ctx)
-	tx, err := s.write.BeginTx(calm, nil)
+	tx, err := s.write.BeginTx(ctx, nil) // may wait for who writes now
 	if err != nil {
 		return err
 	}

@@ -88,9 +88,11 @@ func (f *Flow) Give(p *Plan, c *Count) {
 	atomic.StoreUint32(&s.Owner, ownerFree)
 }
 
-// Take ends what Give began: when it returns, no packet is relayed any more, and what was
-// is in the count. alone says that the kernel had not ended it before, because of a packet
-// of the peer that is out of the ordinary and lies in the leg's socket, or will at once.
+// Take ends what Give began: when it returns, no packet is taken up any more, and those that
+// were are in the count; the last of them may still be on its way to the hearer, if another
+// processor was stopped right after it had let go of the flow. alone says that the kernel
+// had not ended it before, because of a packet of the peer that is out of the ordinary and
+// lies in the leg's socket, or will at once.
 func (f *Flow) Take() (c Count, alone bool) {
 	s := f.shared
 	for tries := 0; ; tries++ {

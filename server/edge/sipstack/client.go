@@ -235,15 +235,10 @@ func (c *clientTxn) ring(a *alarm, now time.Duration) {
 
 // conclude ends the transaction. The core is told when there was no final response.
 func (c *clientTxn) conclude(cause core.FailCause) {
-	c.mu.Lock()
-	was, behind, flow := c.state, c.behind, c.way.flow
+	was, behind, flow := c.terminate()
 	if was == terminated {
-		c.mu.Unlock()
 		return
 	}
-	c.terminate()
-	c.behind = nil
-	c.mu.Unlock()
 	c.stack.clients.remove(c)
 	if flow != nil {
 		flow.forget(c)
@@ -256,11 +251,19 @@ func (c *clientTxn) conclude(cause core.FailCause) {
 	}
 }
 
-// terminate lets go of everything but the way.
-func (c *clientTxn) terminate() {
+// terminate lets go of everything but the way, and returns what there was.
+func (c *clientTxn) terminate() (was state, behind []*clientTxn, flow *flow) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	was, behind, flow = c.state, c.behind, c.way.flow
+	if was == terminated {
+		return was, nil, nil
+	}
 	c.state, c.request, c.wire, c.ack = terminated, nil, nil, nil
+	c.behind = nil
 	c.stack.alarms.stop(&c.again)
 	c.stack.alarms.stop(&c.end)
+	return was, behind, flow
 }
 
 // cancelledBy sends a CANCEL the way its INVITE went, under the same Via (RFC 3261 s.9.1),

@@ -30,9 +30,12 @@
 //     allows 200), or the INVITE comes again before. Mostly there is one: that saves a packet
 //     per call, and a forged INVITE brings one packet, not two. A node that dies at once
 //     has said nothing, so the caller's next copy can find another.
-//   - Beyond maxRefused unacknowledged refusals of INVITEs, a refusal outside a dialog is sent
-//     once and forgotten (s.8.2.7): repeated until Timer H it would make a flood with forged
-//     sources a dozen times larger.
+//   - Beyond maxRefused unacknowledged refusals of INVITEs from one address, a refusal outside a
+//     dialog is sent once and its transaction ends (s.8.2.7): repeated until Timer H it would
+//     make a flood with forged sources a dozen times larger. A copy of the INVITE gets the same
+//     refusal again: it must not ring a phone as a new call.
+//   - When no more transactions fit, answered ones other than INVITE end before Timer J, the
+//     oldest first: they wait for copies only.
 //   - Alarms ring up to T1/16 late, so that what is due together is one wake-up.
 //   - A client transaction other than INVITE ends with its final response instead of 5 s
 //     later (Timer K; in the library 32 s): K only absorbs repeated responses, and those

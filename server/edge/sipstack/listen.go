@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -194,8 +195,15 @@ func (s *Stack) accept(l *listener) {
 }
 
 // receive handles the bytes of one whole message. The result says whether the peer spoke
-// SIP, which a connection must to stay open.
-func (s *Stack) receive(data []byte, peer core.Peer, back out) bool {
+// SIP, which a connection must to stay open. A fault of ours that a message finds costs that
+// message, not every call of the node; locks on this way are released when it unwinds.
+func (s *Stack) receive(data []byte, peer core.Peer, back out) (spoke bool) {
+	defer func() {
+		if fault := recover(); fault != nil {
+			spoke = true
+			s.panicked(fault, peer)
+		}
+	}()
 	m, err := read(s.parser, data, peer.Addr)
 	if err != nil {
 		return s.reject(err, back)
@@ -215,6 +223,15 @@ func (s *Stack) receive(data []byte, peer core.Peer, back out) bool {
 	}
 	s.gotRequest(m, peer, back)
 	return true
+}
+
+// panicked counts a message that was lost to a panic. The log has the 1st, 2nd, 4th, 8th and so
+// on: whoever found such a message can send it as often as the line carries it.
+func (s *Stack) panicked(fault any, peer core.Peer) {
+	if n := s.tally.panics.Add(1); n&(n-1) == 0 {
+		s.log.Error("SIP: a message made this program fail and was dropped: please report it with this stack",
+			"fault", fault, "count", n, "peer", peer.Addr, "transport", peer.Transport, "stack", string(debug.Stack()))
+	}
 }
 
 func (s *Stack) reject(err error, back out) bool {

@@ -32,6 +32,7 @@ type rig struct {
 	events chan core.Event
 	full   atomic.Bool // the core's inbox
 	phones atomic.Int64
+	panics uint64 // that the test brings about
 }
 
 func loopback(port uint16) netip.AddrPort {
@@ -68,6 +69,9 @@ func newRig(t testing.TB, change func(*Config)) *rig {
 		defer cancel()
 		if err := s.Close(ctx); err != nil {
 			t.Errorf("Close: %v", err)
+		}
+		if n := s.Gauges().Panics; n != r.panics {
+			t.Errorf("%d messages ended in a panic, want %d", n, r.panics)
 		}
 	})
 	return r

@@ -2,13 +2,13 @@ package sipstack
 
 import (
 	"bytes"
+	"container/list"
 	"crypto/sha256"
 	"encoding/hex"
 	"net/netip"
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/dialtone-cc/dialtone/server/core"
@@ -45,22 +45,38 @@ type serverTxn struct {
 	again   alarm         // Timer G; of an INVITE without an answer, its 100
 	pause   time.Duration // of Timer G
 	end     alarm         // Timers H, I, J, L; without an answer, the end of patience
+
+	place *list.Element // in serverTable.spare, under the lock of the table
 }
 
-// open starts the timers of a request that nothing was answered to.
-func (t *serverTxn) open(r *core.Request) {
+func newServerTxn(s *Stack, id core.TxnID, r *core.Request, source netip.Addr, back out) *serverTxn {
+	t := &serverTxn{stack: s, id: id, source: source, back: back, state: trying,
+		invite: r.Method == core.INVITE, opens: r.To.Tag() == ""}
+	t.again.owner, t.end.owner = t, t
+	if t.invite {
+		t.request = r
+	}
+	return t
+}
+
+// open adds a transaction to the table and starts its timers. It reports false when another
+// reader was quicker with the same request. A copy on another connection finds it the moment
+// it is in the table, so it is whole by then and stays locked until its timers run.
+func (t *serverTxn) open() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s := t.stack
-	t.again.owner, t.end.owner = t, t
-	if !t.invite {
-		s.alarms.set(&t.end, s.timing.giveUp()) // the peer gives up then (s.17.1.2.2)
-		return
+	if !s.servers.add(t, time.Now()) {
+		return false
 	}
-	// s.17.2.1: 100 after 200 ms at most, unless another response is quicker, as nearly
-	// always. An INVITE may wait for the core as long as it likes.
-	t.request = r
-	s.alarms.set(&t.again, s.timing.trying)
+	if t.invite {
+		// s.17.2.1: 100 after 200 ms at most, unless another response is quicker, as nearly
+		// always. An INVITE may wait for the core as long as it likes.
+		s.alarms.set(&t.again, s.timing.trying)
+	} else {
+		s.alarms.set(&t.end, s.timing.giveUp()) // the peer gives up then (s.17.1.2.2)
+	}
+	return true
 }
 
 // repeat answers a repeated request.
@@ -129,6 +145,7 @@ func (t *serverTxn) respond(status int, wire []byte) bool {
 	default:
 		t.state, t.last = completed, bytes.Clone(wire)
 		s.alarms.set(&t.end, s.timing.giveUp()) // Timer J
+		s.servers.answered(t)
 	}
 	return true
 }
@@ -137,7 +154,7 @@ func (t *serverTxn) respond(status int, wire []byte) bool {
 func (t *serverTxn) complete(wire []byte) {
 	s := t.stack
 	t.state, t.last = completed, bytes.Clone(wire)
-	s.servers.refused.Add(1)
+	s.servers.count(t.source, 1)
 	s.alarms.set(&t.end, s.timing.giveUp()) // Timer H
 	if t.back.flow == nil {
 		t.pause = s.timing.t1
@@ -155,7 +172,7 @@ func (t *serverTxn) ack() bool {
 	case accepted, terminated:
 		return false
 	case completed:
-		s.servers.refused.Add(-1)
+		s.servers.count(t.source, -1)
 		t.state, t.last = confirmed, nil
 		s.alarms.stop(&t.again)
 		if t.back.flow != nil {
@@ -167,13 +184,16 @@ func (t *serverTxn) ack() bool {
 	return true
 }
 
-// refuse sends a final response once and ends.
+// refuse sends a final response once and ends. What it was is known for as long as copies
+// of the request may come, before the transaction is gone: one in between must not be new.
 func (t *serverTxn) refuse(status int, wire []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.state != trying && t.state != proceeding {
 		return
 	}
+	now := time.Now()
+	t.stack.servers.remember(t.id, refusal{status, bytes.Clone(wire), now.Add(t.stack.timing.giveUp())}, now)
 	t.last, t.status = wire, status
 	if t.write() {
 		t.terminate()
@@ -206,7 +226,7 @@ func (t *serverTxn) terminate() {
 		return
 	}
 	if t.state == completed && t.invite {
-		t.stack.servers.refused.Add(-1)
+		t.stack.servers.count(t.source, -1)
 	}
 	t.state, t.last, t.request = terminated, nil, nil
 	t.stack.alarms.stop(&t.again)
@@ -240,84 +260,6 @@ func serverID(m *parsed, method string, source netip.Addr) core.TxnID {
 	return core.TxnID(hex.EncodeToString(sum[:12]))
 }
 
-// serverTable finds and counts transactions of peers.
-type serverTable struct {
-	mu       sync.Mutex
-	limit    int
-	byID     map[core.TxnID]*serverTxn
-	bySource map[netip.Addr]int
-	invites  int
-	refused  atomic.Int64 // INVITEs that were refused and not yet acknowledged
-}
-
-func (t *serverTable) init(limit int) {
-	t.limit = limit
-	t.byID = map[core.TxnID]*serverTxn{}
-	t.bySource = map[netip.Addr]int{}
-}
-
-func (t *serverTable) get(id core.TxnID) *serverTxn {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.byID[id]
-}
-
-// room reports whether source may have one more. One source gets half, so that a flood
-// from there leaves the other half to everybody else.
-func (t *serverTable) room(source netip.Addr) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return len(t.byID) < t.limit && t.bySource[source] < max(1, t.limit/2)
-}
-
-// add reports false when another reader was quicker with the same request.
-func (t *serverTable) add(x *serverTxn) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.byID[x.id] != nil {
-		return false
-	}
-	t.byID[x.id] = x
-	t.bySource[x.source]++
-	if x.invite {
-		t.invites++
-	}
-	return true
-}
-
-func (t *serverTable) remove(x *serverTxn) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.byID[x.id] != x {
-		return
-	}
-	delete(t.byID, x.id)
-	if t.bySource[x.source]--; t.bySource[x.source] == 0 {
-		delete(t.bySource, x.source)
-	}
-	if x.invite {
-		t.invites--
-	}
-}
-
-func (t *serverTable) counts() (invite, other int) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.invites, len(t.byID) - t.invites
-}
-
-func (t *serverTable) terminateAll() {
-	t.mu.Lock()
-	all := make([]*serverTxn, 0, len(t.byID))
-	for _, x := range t.byID {
-		all = append(all, x)
-	}
-	t.mu.Unlock()
-	for _, x := range all {
-		x.drop()
-	}
-}
-
 // gotRequest is the way of every request that could be read.
 func (s *Stack) gotRequest(m parsed, peer core.Peer, back out) {
 	method, source := m.request.Method, peer.Addr.Addr()
@@ -331,6 +273,13 @@ func (s *Stack) gotRequest(m parsed, peer core.Peer, back out) {
 		t.repeat()
 		return
 	}
+	if known, ok := s.servers.refusal(id, time.Now()); ok {
+		s.tally.repeated.Add(1)
+		if back.write(known.wire) == nil {
+			s.tally.sentResponse(known.status)
+		}
+		return
+	}
 	var cancels core.TxnID
 	if method == core.CANCEL {
 		if invite := s.servers.get(serverID(&m, core.INVITE, source)); invite != nil {
@@ -339,22 +288,30 @@ func (s *Stack) gotRequest(m parsed, peer core.Peer, back out) {
 	}
 	// A CANCEL that matches is let in at the limit: it makes room, and there is at most
 	// one per INVITE.
-	if cancels == "" && !s.servers.room(source) {
+	if cancels == "" && !s.room(source) {
 		s.tally.shedTxns.Add(1)
 		s.refuseBusy(&m, back)
 		return
 	}
-	t := &serverTxn{stack: s, id: id, source: source, back: back, state: trying,
-		invite: method == core.INVITE, opens: m.request.To.Tag() == ""}
-	if !s.servers.add(t) { // the same request on another connection, at the same instant
+	t := newServerTxn(s, id, m.request, source, back)
+	if !t.open() { // the same request on another connection, at the same instant
 		return
 	}
-	t.open(m.request)
 	e := core.RequestReceived{Txn: id, Cancels: cancels, From: peer, Request: m.request}
 	if s.inbox.offer(e) {
 		return
 	}
 	s.shed(t, &m, e)
+}
+
+// room makes room for a transaction of source, or reports that there is none.
+func (s *Stack) room(source netip.Addr) bool {
+	ok, spare := s.servers.room(source)
+	if spare != nil {
+		s.tally.dropped.Add(1)
+		spare.drop()
+	}
+	return ok
 }
 
 // shed deals with a request for which the core has no room. A peer whose BYE or CANCEL
@@ -398,7 +355,11 @@ func (s *Stack) refuseBusy(m *parsed, back out) {
 // gotAck tells the ACK to a 2xx, which is the core's, from the ACK to another final
 // response, which ends here (RFC 3261 s.17).
 func (s *Stack) gotAck(m parsed, peer core.Peer) {
-	if t := s.servers.get(serverID(&m, core.INVITE, peer.Addr.Addr())); t != nil && t.ack() {
+	id := serverID(&m, core.INVITE, peer.Addr.Addr())
+	if t := s.servers.get(id); t != nil && t.ack() {
+		return
+	}
+	if _, ok := s.servers.refusal(id, time.Now()); ok {
 		return
 	}
 	if strings.HasPrefix(m.request.To.Tag(), statelessTag) {
@@ -409,12 +370,6 @@ func (s *Stack) gotAck(m parsed, peer core.Peer) {
 	}
 }
 
-// maxRefused is how many refused INVITEs may wait for their ACK. Peers that live acknowledge
-// within a round trip, so it is reached by a flood with forged sources alone. Beyond it a
-// refusal is sent once and forgotten, as a stateless server does (s.8.2.7): repeated a dozen
-// times each, the refusals would be a flood of our own, on whom the flood names.
-const maxRefused = 128
-
 // respond sends a response of the core.
 func (s *Stack) respond(e core.Respond) {
 	t := s.servers.get(e.Txn)
@@ -424,10 +379,14 @@ func (s *Stack) respond(e core.Respond) {
 	}
 	scratch := s.scratch.Get().(*[]byte)
 	defer s.scratch.Put(scratch)
-	if t.invite && t.opens && e.Response.Status >= 300 && s.servers.refused.Load() >= maxRefused {
+	// 481 (s.12.2.2): the tag in To is of no dialog here, so anybody may have written it.
+	stranger := t.opens || e.Response.Status == 481
+	if t.invite && stranger && e.Response.Status >= 300 && !s.servers.mayRefuse(t.source) {
 		s.tally.forgotten.Add(1)
 		res := *e.Response
-		res.To = res.To.WithTag(tagOf(res.CallID, string(e.Txn))) // the same each time; its ACK ends here
+		if t.opens { // the same each time, also when the table has forgotten it; its ACK ends here
+			res.To = res.To.WithTag(tagOf(res.CallID, string(e.Txn)))
+		}
 		*scratch = appendResponse((*scratch)[:0], &res, s.cfg.Software)
 		t.refuse(res.Status, *scratch)
 		return

@@ -233,8 +233,10 @@ func TestForgedFloodIsNotAmplified(t *testing.T) {
 	} else {
 		t.Logf("%.2f packets out per packet in", float64(out)/flood)
 	}
-	if held := r.servers.refused.Load(); held != 0 {
-		t.Errorf("%d refusals wait for an ACK", held)
+	r.servers.mu.Lock()
+	defer r.servers.mu.Unlock()
+	if len(r.servers.refused) != 0 || r.servers.refusedAll != 0 {
+		t.Errorf("%d refusals wait for an ACK, of %v", r.servers.refusedAll, r.servers.refused)
 	}
 }
 
@@ -243,8 +245,7 @@ func TestRefusalInDialogIsKept(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
 	p := newPhone(r, core.UDP)
-	r.servers.refused.Store(maxRefused)
-	defer r.servers.refused.Store(0)
+	r.servers.count(p.local().Addr(), maxRefused)
 	p.send(strings.Replace(p.in("c", "INVITE", "a", "", ""), "To: <sip:5000@example.com>", "To: <sip:5000@example.com>;tag=ours", 1))
 	r.reply(want[core.RequestReceived](r), 488)
 	for range 3 {

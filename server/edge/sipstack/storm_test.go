@@ -76,8 +76,8 @@ func TestBaselineAfterStorm(t *testing.T) {
 	defer r.servers.mu.Unlock()
 	r.flows.mu.Lock()
 	defer r.flows.mu.Unlock()
-	if len(r.servers.bySource)+len(r.flows.bySource)+len(r.flows.dialled) != 0 {
-		t.Errorf("sources are kept: %v, %v", r.servers.bySource, r.flows.bySource)
+	if len(r.servers.bySource)+len(r.servers.refused)+r.servers.spare.Len()+len(r.flows.bySource)+len(r.flows.dialled) != 0 {
+		t.Errorf("sources are kept: %v, %v, %v", r.servers.bySource, r.servers.refused, r.flows.bySource)
 	}
 }
 

@@ -62,6 +62,9 @@ func (m *Main) observeSIP() {
 		{"sip_unsent_messages_total", "Messages that found no way out.", func(g sipstack.Gauges) uint64 { return g.Unsent }},
 		{"sip_unanswered_requests_total", "Requests of peers that the core never answered.", func(g sipstack.Gauges) uint64 { return g.Unanswered }},
 		{"sip_lost_events_total", "Events that were dropped because the core stayed full.", func(g sipstack.Gauges) uint64 { return g.Lost }},
+		{"sip_lost_messages_total", "Messages that were lost to a fault of this program: the log has where. Never above 0 in a sound version.", func(g sipstack.Gauges) uint64 { return g.Panics }},
+		{"sip_forgotten_refusals_total", "Refused INVITEs that were answered once and forgotten, as in a flood.", func(g sipstack.Gauges) uint64 { return g.Forgotten }},
+		{"sip_displaced_transactions_total", "Answered transactions that made room for new ones before their time.", func(g sipstack.Gauges) uint64 { return g.Dropped }},
 		{"sip_refusals_suppressed_total", "Refusals that were not even sent, to serve no flood.", func(g sipstack.Gauges) uint64 { return g.RefusalsSuppressed }},
 	} {
 		m.metrics.Counter(c.name, c.help, func() float64 { return float64(c.value(read())) })

@@ -30,10 +30,7 @@ func (a *agent) serve(w *worker) {
 	defer serving.Wait()
 	for {
 		select {
-		case call, ok := <-a.phone.Incoming():
-			if !ok {
-				return
-			}
+		case call := <-a.phone.Incoming():
 			serving.Go(func() { a.take(w, call) })
 		case <-w.finish:
 			return

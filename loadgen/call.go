@@ -63,7 +63,7 @@ const callHelp = `dialtone call places one real call: a caller phone and an agen
 over real sockets, through the server that runs at --server. It prints what was measured.
 
   dialtone call
-  dialtone call --server 127.0.0.1:5060 --to 5000 --agent 1001 --agent-password PW --talk 5s
+  DIALTONE_AGENT_PASSWORD=... dialtone call --server 127.0.0.1:5060 --to 5000 --agent 1001 --talk 5s
   dialtone call --json
 
 Exit code 0: both parties heard each other; 1: they did not; 2: bad usage.
@@ -82,7 +82,7 @@ func Call(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	fs.StringVar(&o.server, "server", "127.0.0.1:5060", "the server's SIP address, HOST:PORT over UDP")
 	fs.StringVar(&o.to, "to", "5000", "the number to dial, or a SIP URI")
 	fs.StringVar(&o.agent, "agent", "1001", "the agent who answers")
-	fs.StringVar(&o.password, "agent-password", os.Getenv("DIALTONE_AGENT_PASSWORD"), "its password; default: that of the server whose data is under --data")
+	fs.StringVar(&o.password, "agent-password", os.Getenv("DIALTONE_AGENT_PASSWORD"), "its `PW`, which others can see in the list of processes: better set DIALTONE_AGENT_PASSWORD; default: that of the server whose data is under --data")
 	fs.StringVar(&o.data, "data", "./.dialtone", "data directory of a local `dialtone dev`")
 	fs.DurationVar(&o.ring, "ring", 300*time.Millisecond, "how long the agent's phone rings before it answers")
 	fs.DurationVar(&o.talk, "talk", 3*time.Second, "how long the two talk")
@@ -142,7 +142,7 @@ func (o *callOptions) complete(extra int) (netip.AddrPort, error) {
 			err = errors.New("node.json has none")
 		}
 		if err != nil {
-			return server, fmt.Errorf("no agent password: give --agent-password, or --data of the running `dialtone dev` (%w)", err)
+			return server, fmt.Errorf("no agent password: set DIALTONE_AGENT_PASSWORD, or give --data of the running `dialtone dev` (%w)", err)
 		}
 		o.password = node.AgentPassword
 	}

@@ -31,8 +31,9 @@ const tokenVariable = "DIALTONE_JOIN_TOKEN"
 const loadHelp = `dialtone loadgen makes calls, serves them as agents, and measures both ends: SIP and RTP
 alone, so it judges any server.
 
+  export DIALTONE_AGENT_PASSWORD=...     # of the agents; as a flag it could be read in the list of processes
   dialtone loadgen --target udp:127.0.0.1:5060 --to sip:5000@demo.localhost --rate 20/s --duration 60s \
-      --hold 20s --agents 20 --agent-uri 'sip:{1001..1020}@demo.localhost' --agent-password PW
+      --hold 20s --agents 20 --agent-uri 'sip:{1001..1020}@demo.localhost'
 
   dialtone loadgen --profile load.yaml --json out.json --html out.html --junit out.xml
   dialtone loadgen --profile load.yaml --slo 'media_one_way_p99<60ms,setup_p99<200ms,dropped==0'

@@ -3,6 +3,7 @@ package loadgen
 import (
 	"bytes"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"net/netip"
 	"os"
@@ -19,6 +20,16 @@ import (
 	"github.com/dialtone-cc/dialtone/loadgen/measure"
 	"github.com/dialtone-cc/dialtone/loadgen/phone"
 )
+
+// These tests wait for SIP's timers far more than they compute: more of them than there are cores
+// run at a time, unless -parallel says otherwise.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
+		_ = f.Value.Set("4")
+	}
+	os.Exit(m.Run())
+}
 
 // answering is a phone that answers every call at once and lets the caller hang up.
 func answering(t *testing.T) netip.AddrPort {
@@ -94,6 +105,7 @@ func onlyPacing(t *testing.T, res *measure.Result) {
 }
 
 func TestLoadAgainstAResponder(t *testing.T) {
+	t.Parallel()
 	target := answering(t)
 	dir := t.TempDir()
 	path := filepath.Join(dir, "out.json")
@@ -155,6 +167,7 @@ func forge(t *testing.T, path string) {
 // The same seed is the same load, in any number of processes: who calls when, how long they
 // talk, who hangs up.
 func TestASeedIsALoad(t *testing.T) {
+	t.Parallel()
 	target := answering(t)
 	plan := func(seed string) []any {
 		path := filepath.Join(t.TempDir(), "out.json")
@@ -182,25 +195,28 @@ func TestASeedIsALoad(t *testing.T) {
 	}
 }
 
-// An arrival that finds no line is dropped and counted; those after it are not late for it.
+// An arrival that finds no line is dropped and counted; those after it are not late for it. (Where
+// the machine stalls for seconds, so that the run is invalid, a line may be free again for a late one.)
 func TestNoFreeLineIsADropNotADelay(t *testing.T) {
+	t.Parallel()
 	target := answering(t)
 	path := filepath.Join(t.TempDir(), "out.json")
 	code, _, _ := load(t, nil, "--target", "udp:"+target.String(), "--to", "sip:600@"+target.String(), "--rate", "20/s", "--duration", "1s", "--lines", "2", "--hold", "3s",
 		"--json", path, "--slo", "dropped==0", "--quiet")
 	res, calls := read(t, path)
 	onlyPacing(t, res)
-	if res.Counts.Completed != 2 || res.Counts.Dropped != 18 || code == exitPassed {
+	if res.Counts.Completed+res.Counts.Dropped != 20 || res.Counts.Completed < 2 || res.Valid && res.Counts.Completed != 2 || code == exitPassed {
 		t.Errorf("exit code %d, %+v", code, res.Counts)
 	}
 	for _, c := range calls {
-		if c.Due != measure.Micros(c.Index*50_000) || (c.Outcome == measure.Dropped) != (c.Index >= 2) || c.Outcome == measure.Dropped && c.Invited != measure.Never {
+		if c.Due != measure.Micros(c.Index*50_000) || c.Index < 2 && c.Outcome != measure.Completed || c.Outcome == measure.Dropped && c.Invited != measure.Never {
 			t.Errorf("%+v", c)
 		}
 	}
 }
 
 func TestADeadTargetIsInvalidAndSaysSo(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("waits for SIP's timers; not with -short")
 	}

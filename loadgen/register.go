@@ -103,7 +103,7 @@ func (w *worker) explain(a *agent, refused *phone.Refused, expired bool, err err
 		switch refused.Status {
 		case 401, 403, 407:
 			if w.job.Profile.Agents.Password == "" {
-				return fmt.Errorf("agent %s is refused (%d): the server wants a password; give DIALTONE_AGENT_PASSWORD, --agent-password-file or --agent-password", a.user, refused.Status)
+				return fmt.Errorf("agent %s is refused (%d): the server wants a password; set DIALTONE_AGENT_PASSWORD or give --agent-password-file", a.user, refused.Status)
 			}
 			return fmt.Errorf("agent %s is refused (%d): is its password right?", a.user, refused.Status)
 		case 404:

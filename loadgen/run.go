@@ -278,10 +278,10 @@ func (r *run) result() (*measure.Result, error) {
 		return nil, err
 	}
 	res.Machines, res.Workers = machines, len(r.members)
-	for _, reason := range r.invalid {
+	for _, reason := range append(r.invalid, a.invalid...) {
 		res.Invalidate(reason)
 	}
-	if planned := r.plan.Count(); res.Counts.Offered != planned && len(r.invalid) == 0 {
+	if planned := r.plan.Count(); res.Counts.Offered != planned && len(r.invalid)+len(a.invalid) == 0 {
 		res.Invalidate(fmt.Sprintf("%d of %d arrivals are accounted for", res.Counts.Offered, planned))
 	}
 	if c := res.Counts; c.Attempted > 0 && c.Failed == c.Attempted {

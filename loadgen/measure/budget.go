@@ -50,9 +50,9 @@ type Stated struct {
 // budget puts the stated and the measured parts together. The total is that of every packet
 // where the run has it: the medians of calls have a shorter tail.
 func budget(s Stated, metrics map[string]Distribution) Budget {
-	oneWay, total, note := metrics[MediaOneWay], metrics[MouthToEarPacket], "every packet that was played"
+	oneWay, total, note := metrics[MediaOneWay], metrics[MouthToEar], "every packet that was played"
 	if total.Count == 0 {
-		total, note = metrics[MouthToEar], "one sample for each party that heard: its median"
+		total, note = metrics[MouthToEarTypical], "one sample for each party that heard: its median"
 	}
 	server := Part{P50: Micros(oneWay.P50), P99: Micros(oneWay.P99), How: HowMeasured, Samples: oneWay.Count, Note: "one way through the server, packet by packet"}
 	if s.OnWire {

@@ -111,7 +111,7 @@ func saturate(a, b int64, over bool) int64 {
 	return a + b
 }
 
-// merge adds what another worker has recorded.
+// merge adds a distribution that was written down.
 func (s *sample) merge(d *Distribution) error {
 	if d.Count == 0 {
 		return nil

@@ -14,12 +14,15 @@ import (
 // The caller alone cannot know how its call ended, so the outcome is settled here. Dropped,
 // Refused and Failed stay. Where no agent answered: Abandoned if the caller hung up,
 // Unanswered if it was hung up on. Where one did: Completed if a party hung up, Cut if both
-// were hung up on; a caller that gave up in the same moment stays Abandoned; a half that
-// failed makes the call Failed.
+// were hung up on, or one of them before the other hung up; a caller that gave up in the same
+// moment stays Abandoned; a half that failed makes the call Failed.
 func Join(caller Call, agents ...Call) (Call, error) {
-	answering := -1
+	answering, answers := -1, 0
 	for i := range agents {
 		a := &agents[i]
+		if a.AgentAnswer >= 0 {
+			answers++
+		}
 		if a.Caller != caller.Caller {
 			return caller, fmt.Errorf("the halves are of two calls: callers %q and %q", caller.Caller, a.Caller)
 		}
@@ -38,12 +41,27 @@ func Join(caller Call, agents ...Call) (Call, error) {
 	caller.Agent, caller.AgentEar = a.Agent, a.AgentEar
 	caller.AgentRang, caller.AgentAnswer, caller.AgentAck = a.AgentRang, a.AgentAnswer, a.AgentAck
 	caller.settle(a)
+	alone := "caller"
 	if a.HungUp >= 0 && (caller.HungUp < 0 || a.HungUp < caller.HungUp) {
 		caller.HungUp = a.HungUp // and OtherBye is the caller's
 	} else {
-		caller.OtherBye = a.OtherBye
+		caller.OtherBye, alone = a.OtherBye, "agent"
+	}
+	// After a transfer the first agent is gone while the caller talks to the second.
+	if answers == 1 && caller.oneSided() && (caller.Outcome == Completed || caller.Outcome == Abandoned) {
+		caller.Outcome, caller.Reason = Cut, "the server hung up on the "+alone+" alone"
 	}
 	return caller, nil
+}
+
+// simultaneous is how long before HungUp the other party's BYE may have come without a cut: a
+// BYE that follows from one is later by the clock of one machine, and the clocks of two are
+// closer than this, or the run says so.
+const simultaneous Micros = 250_000
+
+// oneSided says whether a party was hung up on before the other one hung up.
+func (c *Call) oneSided() bool {
+	return c.HungUp >= 0 && c.OtherBye >= 0 && c.OtherBye < c.HungUp-simultaneous
 }
 
 // settle decides the outcome, with the agent's half or with nil where none answered.
@@ -85,7 +103,7 @@ type Joiner struct {
 	now     Micros // the latest end seen
 	waiting map[string]*halves
 	order   []string // callers that have ended, in the order in which they came
-	orphans int
+	orphans []Call
 }
 
 type halves struct {
@@ -120,11 +138,11 @@ func (j *Joiner) Add(half Call) ([]Call, error) {
 	return j.release(false)
 }
 
-// Flush returns all calls that are left. Agents' halves whose caller never came are counted.
+// Flush returns all calls that are left. Agents' halves whose caller never came are orphans.
 func (j *Joiner) Flush() ([]Call, error) {
 	calls, err := j.release(true)
 	for _, h := range j.waiting {
-		j.orphans += len(h.agents)
+		j.orphans = append(j.orphans, h.agents...)
 	}
 	clear(j.waiting)
 	return calls, err
@@ -132,7 +150,7 @@ func (j *Joiner) Flush() ([]Call, error) {
 
 // Orphans are the agents' halves without a caller's, as of Flush: calls from outside the
 // generator, or halves that came too late.
-func (j *Joiner) Orphans() int { return j.orphans }
+func (j *Joiner) Orphans() []Call { return j.orphans }
 
 func (j *Joiner) release(all bool) ([]Call, error) {
 	var whole []Call

@@ -50,12 +50,50 @@ func TestJoinSettlesTheOutcome(t *testing.T) {
 		"refused":                         {callerHalf(as(Refused)), nil, Refused, Never, Never},
 		"dropped":                         {callerHalf(as(Dropped)), nil, Dropped, Never, Never},
 		"the caller's side failed":        {callerHalf(as(Failed)), []Call{agentHalf(func(*Call) {})}, Failed, Never, Never},
+		// One party is left on the line: it hangs up when it would have anyway.
+		"the server hangs up on the agent alone": {callerHalf(func(c *Call) { c.HungUp = 2_080_000 }), []Call{agentHalf(func(c *Call) { c.OtherBye = 80_000 })}, Cut, 2_080_000, 80_000},
+		"the server hangs up on the caller alone": {callerHalf(func(c *Call) { c.Outcome = ""; c.OtherBye = 80_000 }),
+			[]Call{agentHalf(func(c *Call) { c.HungUp = 2_080_000 })}, Cut, 2_080_000, 80_000},
+		"the agent was cut, and then the caller gave up": {callerHalf(func(c *Call) { c.Outcome = Abandoned; c.HungUp = 2_080_000 }),
+			[]Call{agentHalf(func(c *Call) { c.OtherBye = 80_000 })}, Cut, 2_080_000, 80_000},
+		"cut on the agent's side, which failed": {callerHalf(func(c *Call) { c.HungUp = 2_080_000 }),
+			[]Call{agentHalf(func(c *Call) { c.Outcome, c.OtherBye = Failed, 80_000 })}, Failed, 2_080_000, 80_000},
+		"just outside the tolerance": {callerHalf(func(c *Call) { c.HungUp = 80_001 + simultaneous }), []Call{agentHalf(func(c *Call) { c.OtherBye = 80_000 })}, Cut, 80_001 + simultaneous, 80_000},
+		"by two clocks at once":      {callerHalf(func(c *Call) { c.HungUp = 80_000 + simultaneous }), []Call{agentHalf(func(c *Call) { c.OtherBye = 80_000 })}, Completed, 80_000 + simultaneous, 80_000},
+		"at once, by the agent's clock": {callerHalf(func(c *Call) { c.Outcome = ""; c.OtherBye = 80_000 }),
+			[]Call{agentHalf(func(c *Call) { c.HungUp = 80_000 + simultaneous })}, Completed, 80_000 + simultaneous, 80_000},
+		"transferred: the server ends the first agent's leg": {callerHalf(func(c *Call) { c.HungUp = 2_080_000 }),
+			[]Call{agentHalf(func(c *Call) { c.OtherBye = 80_000 }), agentHalf(func(c *Call) { c.AgentAnswer, c.OtherBye = 90_000, 2_081_000 })}, Completed, 2_080_000, 80_000},
+		"transferred: the first agent hangs up": {callerHalf(func(c *Call) { c.HungUp = 2_080_000 }), []Call{agentHalf(func(c *Call) { c.HungUp, c.OtherBye = 80_000, 80_000 })}, Completed, 80_000, Never},
 		"the agent's side failed": {callerHalf(func(c *Call) { c.HungUp = 80_000 }),
 			[]Call{agentHalf(func(c *Call) { c.Outcome, c.Reason = Failed, "no ACK" })}, Failed, 80_000, Never},
 	} {
 		got, err := Join(story.caller, story.agents...)
 		if err != nil || got.Outcome != story.want || got.HungUp != story.hungUp || got.OtherBye != story.other {
 			t.Errorf("%s: %s, hung up %d, other %d (%v); want %s, %d, %d", name, got.Outcome, got.HungUp, got.OtherBye, err, story.want, story.hungUp, story.other)
+		}
+	}
+}
+
+// How long a BYE takes can't be told where it did not follow from the other party's.
+func TestAOneSidedEndIsNoTeardown(t *testing.T) {
+	for _, c := range []struct {
+		hungUp, other Micros
+		want          int64
+	}{{80_000, 80_700, 1}, {2_080_000, 80_000, 0}, {80_000 + simultaneous, 80_000, 1}, {80_001 + simultaneous, 80_000, 0}, {Never, 80_000, 0}} {
+		for name, halves := range map[string][2]Call{
+			"agent":  {callerHalf(func(h *Call) { h.HungUp = c.hungUp }), agentHalf(func(h *Call) { h.OtherBye = c.other })},
+			"caller": {callerHalf(func(h *Call) { h.Outcome, h.OtherBye = "", c.other }), agentHalf(func(h *Call) { h.HungUp = c.hungUp })},
+		} {
+			call, err := Join(halves[0], halves[1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := NewRecorder()
+			r.Add(&call)
+			if _, _, n := r.Quantiles("teardown"); n != c.want {
+				t.Errorf("hung up at %d, the %s's BYE came at %d: %d samples of teardown, want %d", c.hungUp, name, c.other, n, c.want)
+			}
 		}
 	}
 }
@@ -110,8 +148,8 @@ func TestJoinerGivesBackTheCallsThatWereSplit(t *testing.T) {
 		if diff := cmp.Diff(calls, append(got, rest...)); diff != "" {
 			t.Fatal(diff)
 		}
-		if j.Orphans() != 0 {
-			t.Fatalf("%d orphans", j.Orphans())
+		if len(j.Orphans()) != 0 {
+			t.Fatalf("%d orphans", len(j.Orphans()))
 		}
 	})
 }
@@ -152,8 +190,8 @@ func TestJoinerLetsGoAndCountsOrphans(t *testing.T) {
 		t.Error("a number that was used twice was accepted")
 	}
 	rest, err := j.Flush()
-	if err != nil || len(rest) != 1 || rest[0].Caller != "200" || j.Orphans() != 1 || len(j.waiting) != 0 {
-		t.Errorf("%d left (%v), %d orphans", len(rest), err, j.Orphans())
+	if err != nil || len(rest) != 1 || rest[0].Caller != "200" || len(j.Orphans()) != 1 || len(j.waiting) != 0 {
+		t.Errorf("%d left (%v), %d orphans", len(rest), err, len(j.Orphans()))
 	}
 	if !slices.IsSortedFunc(rest, func(a, b Call) int { return int(a.Index - b.Index) }) {
 		t.Error("not in order")

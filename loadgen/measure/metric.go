@@ -4,15 +4,16 @@ import "math"
 
 // Names of the metrics that do not come from a call's times alone.
 const (
-	MediaOneWay      = "media_one_way"
-	MediaCallerHears = "media_caller_hears"
-	MediaAgentHears  = "media_agent_hears"
-	MouthToEar       = "mouth_to_ear"
-	MouthToEarPacket = "mouth_to_ear_packet"
-	Setup            = "setup"
-	Register         = "register"
-	SendJitter       = "send_jitter"
-	ArrivalLateness  = "arrival_lateness"
+	MediaOneWay       = "media_one_way"
+	MediaCallerHears  = "media_caller_hears"
+	MediaAgentHears   = "media_agent_hears"
+	MouthToEar        = "mouth_to_ear"         // packet by packet
+	MouthToEarTypical = "mouth_to_ear_typical" // the median of each party: its p99 is not that of packets
+	Setup             = "setup"
+	Register          = "register"
+	SendJitter        = "send_jitter"
+	Teardown          = "teardown"
+	ArrivalLateness   = "arrival_lateness"
 )
 
 // Metric is one of the things that a run measures.
@@ -25,7 +26,7 @@ type Metric struct {
 
 // InCalls says whether the metric follows from the calls file.
 func (m Metric) InCalls() bool {
-	return m.Name != Register && m.Name != SendJitter && m.Name != MouthToEarPacket
+	return m.Name != Register && m.Name != SendJitter && m.Name != MouthToEar
 }
 
 // Metrics are all metrics, in the order in which a reader wants them.
@@ -48,6 +49,7 @@ func signalling() []Metric {
 	offered := func(c *Call) Micros { return c.Offered }
 	agentAnswer := func(c *Call) Micros { return c.AgentAnswer }
 	routing := between(invited, offered)
+	teardown := between(func(c *Call) Micros { return c.HungUp }, func(c *Call) Micros { return c.OtherBye })
 	return []Metric{
 		{Name: Setup, Unit: UnitTime, What: "INVITE sent to 200 received by the caller", ofCall: between(invited, answered)},
 		{Name: "setup_from_due", Unit: UnitTime, What: "INVITE due (not sent: free of coordinated omission) to 200 received by the caller", ofCall: between(due, answered)},
@@ -69,8 +71,12 @@ func signalling() []Metric {
 			}
 			return between(invited, func(c *Call) Micros { return c.Ended })(c)
 		}},
-		{Name: "teardown", Unit: UnitTime, What: "BYE sent by one party to BYE received by the other", ofCall: between(
-			func(c *Call) Micros { return c.HungUp }, func(c *Call) Micros { return c.OtherBye })},
+		{Name: Teardown, Unit: UnitTime, What: "BYE sent by one party to BYE received by the other", ofCall: func(c *Call) (int64, bool) {
+			if c.oneSided() { // the one did not follow from the other
+				return 0, false
+			}
+			return teardown(c)
+		}},
 	}
 }
 
@@ -90,10 +96,10 @@ func audio() []Metric {
 		{Name: MediaOneWay, Unit: UnitTime, What: "voice packet sent to received, every packet of both directions"},
 		{Name: MediaCallerHears, Unit: UnitTime, What: "voice packet sent to received, agent to caller"},
 		{Name: MediaAgentHears, Unit: UnitTime, What: "voice packet sent to received, caller to agent"},
-		{Name: MouthToEar, Unit: UnitTime, What: "packetisation, network, server and jitter buffer; one sample for each party that heard: its median", ofEar: func(a *Audio) (int64, bool) {
+		{Name: MouthToEar, Unit: UnitTime, What: "packetisation, network, server and jitter buffer; every packet of both directions that was played"},
+		{Name: MouthToEarTypical, Unit: UnitTime, What: "the same, one sample for each party that heard: its median", ofEar: func(a *Audio) (int64, bool) {
 			return int64(a.MouthToEar), a.MouthToEar > 0
 		}},
-		{Name: MouthToEarPacket, Unit: UnitTime, What: "packetisation, network, server and jitter buffer; every packet of both directions that was played"},
 		{Name: "jitter", Unit: UnitTime, What: "interarrival jitter at the end of the call (RFC 3550 s.6.4.1), one sample for each party", ofEar: func(a *Audio) (int64, bool) {
 			return int64(a.Jitter), a.Voice > 1 && a.Jitter >= 0
 		}},

@@ -237,8 +237,22 @@ func FuzzRecompute(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Merge(res, res); err != nil {
+		if _, err := res.Series.Coarse(3); err != nil {
 			t.Fatal(err)
 		}
 	})
+}
+
+// throughJSON is a result as another process reads it.
+func throughJSON(t rapid.TB, r *Result) *Result {
+	t.Helper()
+	text, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back Result
+	if err := json.Unmarshal(text, &back); err != nil {
+		t.Fatal(err)
+	}
+	return &back
 }

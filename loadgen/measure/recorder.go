@@ -96,7 +96,7 @@ func countReason(reasons map[string]int64, reason string, n int64) {
 func (r *Recorder) AddMouthToEar(t Tally) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.samples[MouthToEarPacket].tally(t, Never)
+	r.samples[MouthToEar].tally(t, Never)
 }
 
 // AddSendJitter accounts for how late (microseconds) RTP packets were sent.
@@ -119,14 +119,6 @@ func (r *Recorder) AddSecond(second int64, t Tally) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.course.packets(second, t)
-}
-
-// AddSecondSummary is AddSecond where only the percentiles are known. Several summaries of
-// one second give the highest of their percentiles, which is a bound, not a percentile.
-func (r *Recorder) AddSecondSummary(second int64, b Brief) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.course.summary(second, b)
 }
 
 // Quantiles are what the metric has been so far, in microseconds: for progress.

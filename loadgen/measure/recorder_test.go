@@ -1,15 +1,12 @@
 package measure
 
 import (
-	"encoding/json"
 	"math"
 	"slices"
 	"testing"
 	"time"
 
 	hdr "github.com/HdrHistogram/hdrhistogram-go"
-	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
 )
 
@@ -48,125 +45,30 @@ func TestPercentilesAreThoseOfTheSortedValues(t *testing.T) {
 	})
 }
 
-// Workers' results merged are the result of one recorder that heard of every call.
-func TestMergeIsOneRecorderFedWithAll(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		calls := drawCalls(t, 12)
-		workers := rapid.IntRange(1, 4).Draw(t, "workers")
-		parts := make([]*Recorder, workers)
-		whole := NewRecorder()
-		stride := rapid.SampledFrom([]int64{2, 2, 2, 2, 900}).Draw(t, "seconds between packets") // 900: the series becomes coarser
-		for i := range parts {
-			parts[i] = NewRecorder()
-		}
-		for i := range calls {
-			part := parts[rapid.IntRange(0, workers-1).Draw(t, "worker")]
-			for _, r := range []*Recorder{part, whole} {
-				r.Add(&calls[i])
-				r.AddRegister(Micros(i * 100))
-				if ear := calls[i].CallerEar; ear != nil {
-					r.AddSecond(int64(i)*stride, ear.Packets)
-				}
-			}
-		}
-		var results []*Result
-		for _, r := range parts {
-			res, err := r.Result(soundRun())
-			if err != nil {
-				t.Fatal(err)
-			}
-			results = append(results, throughJSON(t, res))
-		}
-		got, err := Merge(results...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		want, err := whole.Result(soundRun())
-		if err != nil {
-			t.Fatal(err)
-		}
-		ignore := cmpopts.IgnoreFields(Result{}, "Workers", "Pacing", "Invalid", "Valid", "Limits")
-		if diff := cmp.Diff(want, got, ignore, cmpopts.EquateApprox(1e-12, 0), cmpopts.EquateEmpty()); diff != "" {
-			t.Fatal(diff)
-		}
-		if got.Workers != workers || got.Pacing.Packets != int64(workers)*1_000 {
-			t.Fatalf("%d workers sent %d packets", got.Workers, got.Pacing.Packets)
-		}
-	})
-}
-
-// throughJSON is a result as another process reads it.
-func throughJSON(t rapid.TB, r *Result) *Result {
-	t.Helper()
-	text, err := json.Marshal(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var back Result
-	if err := json.Unmarshal(text, &back); err != nil {
-		t.Fatal(err)
-	}
-	return &back
-}
-
-// The figures of a worker that was invalid must not become green by company.
-func TestMergeOfAnInvalidPartIsInvalid(t *testing.T) {
+// A result that was edited or comes from elsewhere has histograms that may be anything.
+func TestAHistogramThatDoesNotFitIsRefused(t *testing.T) {
 	good, err := recorded(someCalls(1, 5))
 	if err != nil {
 		t.Fatal(err)
 	}
-	bad, err := recorded(someCalls(2, 5))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !good.Valid || !bad.Valid {
-		t.Fatalf("both must be valid first: %v %v", good.Invalid, bad.Invalid)
-	}
-	bad.Invalidate("it was interrupted")
-	all, err := Merge(good, bad)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if all.Valid || !slices.Contains(all.Invalid, "worker 2: it was interrupted") {
-		t.Errorf("valid %v, %q", all.Valid, all.Invalid)
-	}
-	if all.ExitCode() != 3 {
-		t.Errorf("exit code %d, want 3", all.ExitCode())
-	}
-	other := *good
-	other.Stated.JitterBuffer += 1
-	if all, err = Merge(good, &other); err != nil || all.Valid {
-		t.Errorf("workers with two jitter buffers: valid %v, %v", all.Valid, err)
-	}
-}
-
-func TestMergeRefusesWhatDoesNotFit(t *testing.T) {
-	good, err := recorded(someCalls(1, 5))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, spoil := range map[string]func(*Result){
-		"another schema":              func(r *Result) { r.Schema = "dialtone.loadgen/2" },
-		"a metric of another version": func(r *Result) { r.Metrics["nonsense"] = Distribution{} },
-		"a broken histogram":          func(r *Result) { d := r.Metrics[Setup]; d.HDR = d.HDR[:len(d.HDR)/2]; r.Metrics[Setup] = d },
-		"a count that is not there":   func(r *Result) { d := r.Metrics[Setup]; d.Count++; r.Metrics[Setup] = d },
-		"a gap in the series":         func(r *Result) { r.Series.Points[1].At = 99 },
-		"an interval of 3 s":          func(r *Result) { r.Series.Interval = 3 },
-		"another geometry": func(r *Result) {
+	for name, spoil := range map[string]func(*Distribution){
+		"a broken histogram":        func(d *Distribution) { d.HDR = d.HDR[:len(d.HDR)/2] },
+		"a count that is not there": func(d *Distribution) { d.Count++ },
+		"another geometry": func(d *Distribution) {
 			h := hdr.NewPacked(1, 1_000_000, 2)
 			_ = h.RecordValue(5)
 			text, _ := h.EncodeV2()
-			r.Metrics[Setup] = Distribution{Count: 1, Unit: UnitTime, HDR: string(text)}
+			*d = Distribution{Count: 1, Unit: UnitTime, HDR: string(text)}
 		},
 	} {
-		spoilt := throughJSON(t, good)
-		spoil(spoilt)
-		if _, err := Merge(good, spoilt); err == nil {
+		d := good.Metrics[Setup]
+		if err := newSample().merge(&d); err != nil {
+			t.Fatal(err)
+		}
+		spoil(&d)
+		if err := newSample().merge(&d); err == nil {
 			t.Errorf("%s was merged", name)
 		}
-	}
-	if _, err := Merge(); err == nil {
-		t.Error("nothing was merged")
 	}
 }
 
@@ -232,7 +134,7 @@ func TestPacketsOutsideCalls(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]int64{MediaAgentHears: 10, MediaOneWay: 10, MediaCallerHears: 0, SendJitter: 10, MouthToEarPacket: 10, MouthToEar: 0} {
+	for name, want := range map[string]int64{MediaAgentHears: 10, MediaOneWay: 10, MediaCallerHears: 0, SendJitter: 10, MouthToEar: 10, MouthToEarTypical: 0} {
 		if got := res.Metrics[name].Count; got != want {
 			t.Errorf("%s has %d samples, want %d", name, got, want)
 		}

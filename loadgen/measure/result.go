@@ -92,18 +92,6 @@ func (c *Counts) of(o Outcome) *int64 {
 	}
 }
 
-func (c *Counts) add(o Counts) {
-	c.Offered += o.Offered
-	c.Attempted += o.Attempted
-	c.Completed += o.Completed
-	c.Dropped += o.Dropped
-	c.Refused += o.Refused
-	c.Abandoned += o.Abandoned
-	c.Unanswered += o.Unanswered
-	c.Cut += o.Cut
-	c.Failed += o.Failed
-}
-
 // outcomes is the number of arrivals that ended in some way.
 func (c *Counts) outcomes() int64 {
 	return c.Completed + c.Dropped + c.Refused + c.Abandoned + c.Unanswered + c.Cut + c.Failed
@@ -137,22 +125,6 @@ func (m *Media) hear(a *Audio) {
 		m.By[a.Way]++
 	default:
 		m.By["none"]++
-	}
-}
-
-func (m *Media) add(o Media) {
-	m.Sent += o.Sent
-	m.Received += o.Received
-	m.Voice += o.Voice
-	m.Expected += o.Expected
-	m.Lost += o.Lost
-	m.Duplicate += o.Duplicate
-	m.Reordered += o.Reordered
-	m.Late += o.Late
-	for _, way := range []string{"stamp", "marker", "none"} {
-		if n := o.By[way]; n != 0 {
-			m.By[way] += n
-		}
 	}
 }
 

@@ -39,7 +39,6 @@ type Brief struct {
 	P50   Micros `json:"p50_us"`
 	P99   Micros `json:"p99_us"`
 	Max   Micros `json:"max_us"`
-	Bound bool   `json:"at_most,omitempty"` // the percentiles are the highest of several summaries'
 	Tally Tally  `json:"us_counts,omitempty"`
 }
 
@@ -52,7 +51,6 @@ type course struct {
 type point struct {
 	Point         // its counts; Live is here how many more there are than before
 	setup, oneWay *hdr.PackedHistogram
-	summary       *Brief // of one-way latency, where no more is known
 }
 
 func newCourse() course { return course{interval: 1} }
@@ -101,18 +99,6 @@ func (p *point) add(q *point) {
 	p.Failed += q.Failed
 	p.Live += q.Live
 	p.setup, p.oneWay = both(p.setup, q.setup), both(p.oneWay, q.oneWay)
-	if q.summary != nil {
-		p.summarise(*q.summary)
-	}
-}
-
-// summarise adds a summary: no percentile of all is above the highest of the percentiles.
-func (p *point) summarise(b Brief) {
-	if p.summary == nil {
-		p.summary = &Brief{Count: b.Count, P50: b.P50, P99: b.P99, Max: b.Max, Bound: b.Bound}
-		return
-	}
-	p.summary = &Brief{Count: p.summary.Count + b.Count, P50: max(p.summary.P50, b.P50), P99: max(p.summary.P99, b.P99), Max: max(p.summary.Max, b.Max), Bound: true}
 }
 
 func both(a, b *hdr.PackedHistogram) *hdr.PackedHistogram {
@@ -172,16 +158,9 @@ func (c *course) packets(second int64, t Tally) {
 	}
 }
 
-// summary is packets where only the percentiles are known.
-func (c *course) summary(second int64, b Brief) {
-	if b.Count > 0 {
-		c.at(seconds(second)).summarise(b)
-	}
-}
-
 func seconds(n int64) Micros { return Micros(min(max(n, 0), math.MaxInt64/4_000_000) * 1_000_000) }
 
-// merge adds the course of another worker.
+// merge adds a course that was written down.
 func (c *course) merge(s Series) error {
 	if s.Interval <= 0 || s.Interval > 1<<40 || s.Interval&(s.Interval-1) != 0 || len(s.Points) > MostPoints {
 		return fmt.Errorf("the series has %d points of %d s: must be at most %d, of a power of two", len(s.Points), s.Interval, MostPoints)
@@ -201,9 +180,6 @@ func (c *course) merge(s Series) error {
 		}
 		for _, pair := range q.OneWay.tally() {
 			record(&other.oneWay, pair[0], pair[1])
-		}
-		if q.OneWay != nil && len(q.OneWay.Tally) == 0 {
-			other.summary = q.OneWay
 		}
 		c.at(seconds(q.At)).add(other)
 	}
@@ -225,13 +201,6 @@ func (c *course) series() Series {
 		live += p.Live
 		q := p.Point
 		q.At, q.Live, q.Setup, q.OneWay = int64(i)*c.interval, live, brief(p.setup), brief(p.oneWay)
-		if p.summary != nil {
-			all := point{summary: p.summary}
-			if q.OneWay != nil {
-				all.summarise(*q.OneWay)
-			}
-			q.OneWay = all.summary
-		}
 		s.Points[i] = q
 	}
 	return s

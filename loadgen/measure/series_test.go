@@ -1,10 +1,6 @@
 package measure
 
-import (
-	"testing"
-
-	"pgregory.net/rapid"
-)
+import "testing"
 
 // However long a run is, its series stays small and loses nothing.
 func TestSeriesIsBounded(t *testing.T) {
@@ -48,30 +44,6 @@ func TestSeriesIsBounded(t *testing.T) {
 	}
 }
 
-// Summaries cannot be merged into a percentile, only into a bound.
-func TestSummariesGiveABound(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		tallies := rapid.SliceOfN(rapid.SliceOfN(rapid.Int64Range(1, 50_000), 1, 30), 1, 4).Draw(t, "latencies")
-		exact, bound := newCourse(), newCourse()
-		for _, values := range tallies {
-			one := newCourse()
-			for _, v := range values {
-				one.packets(3, Tally{{v, 1}})
-				exact.packets(3, Tally{{v, 1}})
-			}
-			b := one.series().Points[3].OneWay
-			bound.summary(3, Brief{Count: b.Count, P50: b.P50, P99: b.P99, Max: b.Max})
-		}
-		e, b := exact.series().Points[3].OneWay, bound.series().Points[3].OneWay
-		if b.Count != e.Count || b.P50 < e.P50 || b.P99 < e.P99 || b.Max < e.Max {
-			t.Fatalf("bound %+v, exact %+v", b, e)
-		}
-		if b.Bound != (len(tallies) > 1) {
-			t.Fatalf("of %d summaries: marked as a bound %v", len(tallies), b.Bound)
-		}
-	})
-}
-
 func TestCoarseKeepsTheCounts(t *testing.T) {
 	r, err := recorded(someCalls(3, 40))
 	if err != nil {
@@ -87,5 +59,12 @@ func TestCoarseKeepsTheCounts(t *testing.T) {
 	}
 	if len(few.Points) > 20 || offered != 40 {
 		t.Errorf("%d points, %d offered", len(few.Points), offered)
+	}
+	r.Series.Points[1].At = 99
+	if _, err := r.Series.Coarse(20); err == nil {
+		t.Error("a series with a gap was taken")
+	}
+	if _, err := (Series{Interval: 3}).Coarse(20); err == nil {
+		t.Error("an interval of 3 s was taken")
 	}
 }

@@ -9,7 +9,8 @@ import (
 )
 
 // The one geometry of all histograms, so that any two can be merged: microseconds up to a
-// day, three significant digits (a percentile is off by at most 0.1%).
+// day, three significant digits (a percentile is off by at most 0.1% of the values that were
+// counted; those of packets' one-way latency come from the calls, in steps of 1.6%).
 const (
 	Highest Micros = 24 * 3600 * 1_000_000
 	digits         = 3
@@ -54,15 +55,6 @@ func TallyOfPacked(h *hdr.PackedHistogram) Tally {
 		return true
 	})
 	return t
-}
-
-// TallyOfValues counts values one by one.
-func TallyOfValues(values ...Micros) Tally {
-	h := NewHistogram()
-	for _, v := range values {
-		_ = h.RecordValue(int64(min(max(v, 0), Highest)))
-	}
-	return TallyOfPacked(h)
 }
 
 // Count is the number of values.

@@ -125,7 +125,8 @@ func voiceOf(user string) uint64 {
 // Voice is the number by which others know this phone's voice.
 func (p *Phone) Voice() uint64 { return p.cfg.Voice }
 
-// Incoming gives the calls that ring here.
+// Incoming gives the calls that ring here. It is never closed, by Close neither: one who reads it
+// selects on its own end beside it and does not range over it.
 func (p *Phone) Incoming() <-chan *Call { return p.incoming }
 
 // Addr is where the phone takes SIP.

@@ -2,6 +2,8 @@ package phone
 
 import (
 	"bytes"
+	"math/rand/v2"
+	"net"
 	"net/netip"
 	"os/exec"
 	"path/filepath"
@@ -45,11 +47,25 @@ func sipp(t *testing.T, local uint16, args ...string) (wait func()) {
 	}
 }
 
-// freePort is a port for sipp.
+// freePort is a port for sipp, below those that the kernel gives to whoever asks for any: nobody
+// gets it before sipp has it.
 func freePort(t *testing.T) netip.AddrPort {
-	p := newPeer(t)
-	_ = p.conn.Close()
-	return p.at
+	t.Helper()
+	for range 50 {
+		at := netip.AddrPortFrom(loopback, uint16(10_000+rand.IntN(6_000)))
+		u, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
+		if err != nil {
+			continue
+		}
+		l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(at))
+		_ = u.Close()
+		if err == nil {
+			_ = l.Close()
+			return at
+		}
+	}
+	t.Fatal("no port is free")
+	return netip.AddrPort{}
 }
 
 // calm repeats nothing for a while, as sipp here (-nr): a machine that is held up makes both

@@ -95,19 +95,14 @@ func overMedia(s measure.Series) []*chart {
 }
 
 func overBrief(s measure.Series, title string, of func(measure.Point) *measure.Brief) *chart {
-	bound := false
 	c := overTime(s, title, "ms", []curve{{Name: "p50"}, {Name: "p99"}, {Name: "max"}}, func(p measure.Point) []float64 {
 		b := of(p)
 		if b == nil {
 			return []float64{math.NaN(), math.NaN(), math.NaN()}
 		}
-		bound = bound || b.Bound
 		return []float64{float64(max(b.P50, 1)) / 1_000, float64(max(b.P99, 1)) / 1_000, float64(max(b.Max, 1)) / 1_000}
 	})
 	c.logY = true
-	if bound {
-		c.Note = "Where several summaries fall into one interval, the highest percentile is drawn: the true one is not above it."
-	}
 	return c
 }
 

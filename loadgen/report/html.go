@@ -127,10 +127,10 @@ func cards(r *measure.Result) []card {
 			return fmt.Sprintf("p50 %s %s, %s %s", value(d.P50, d.Unit), unitOf(d.Unit), grouped(d.Count), samples)
 		}
 	}
-	if r.Metrics[measure.MouthToEarPacket].Count > 0 {
-		add("Mouth to ear", measure.MouthToEarPacket, "p99", p99, p50And("packets"))
+	if r.Metrics[measure.MouthToEar].Count > 0 {
+		add("Mouth to ear", measure.MouthToEar, "p99", p99, p50And("packets"))
 	} else {
-		add("Mouth to ear", measure.MouthToEar, "p99", p99, p50And("ears"))
+		add("Mouth to ear, typical", measure.MouthToEarTypical, "p99", p99, p50And("ears"))
 	}
 	add("One way", measure.MediaOneWay, "p99", p99, p50And("packets"))
 	add("Setup", measure.Setup, "p99", p99, p50And("calls"))

@@ -85,6 +85,11 @@ func sampleRecorder(calls int64) (*measure.Recorder, []*measure.Call) {
 	for range 40 {
 		r.AddRegister(measure.Micros(1_000 + chance.IntN(800)))
 	}
+	played := hdr.New(1, 60_000_000, 3)
+	for range 20_000 {
+		_ = played.RecordValue(int64(55_000 + chance.IntN(3_500)))
+	}
+	r.AddMouthToEar(measure.TallyOf(played))
 	return r, all
 }
 

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"testing"
 	"time"
@@ -53,6 +54,21 @@ type report struct {
 	calls []measure.Call
 }
 
+// On a busy machine a run may say of itself that it was too slow, and nothing else. Then its times
+// hold what the machine added to both sides at different moments, which has no bound: they are not
+// judged. Counts, and that nothing is reported to be shorter than it was, are.
+var pacing = regexp.MustCompile(`^(send jitter|INVITEs left|the generator used|\d+ of \d+ packets were never sent|.*read too late$)`)
+
+// offBy tells of a time that is not as it was: an error, if the run says that it can tell.
+func (p report) offBy(t *testing.T, format string, args ...any) {
+	t.Helper()
+	if p.Valid {
+		t.Errorf(format, args...)
+		return
+	}
+	t.Logf(format+" (the run was too slow to tell: %q)", append(args, p.Invalid)...)
+}
+
 // generate runs the generator against a responder: 16 calls in 2 s.
 func generate(t *testing.T, r *responder.Responder, args ...string) report {
 	t.Helper()
@@ -73,6 +89,11 @@ func generate(t *testing.T, r *responder.Responder, args ...string) report {
 	res, err := measure.Read(got)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, reason := range res.Invalid {
+		if !pacing.MatchString(reason) {
+			t.Errorf("invalid: %s", reason)
+		}
 	}
 	p := report{Result: res}
 	lines, err := os.Open(filepath.Join(filepath.Dir(file), res.Calls.Name))
@@ -143,11 +164,11 @@ func (d differences) contains(t *testing.T, caller, what string, outer, inner ti
 	}
 }
 
-func (d differences) judge(t *testing.T) {
+func (d differences) judge(t *testing.T, p report) {
 	t.Helper()
 	for what, all := range d {
 		if m := median(all); m > tolerance || m < -tolerance {
-			t.Errorf("%s: the median report is off by %v (tolerance %v): %v", what, m, tolerance, all)
+			p.offBy(t, "%s: the median report is off by %v (tolerance %v): %v", what, m, tolerance, all)
 		} else {
 			t.Logf("%-24s off by %v (median), %v to %v", what, m, all[0], all[len(all)-1])
 		}
@@ -189,7 +210,7 @@ func signalling(t *testing.T, p report, truth responder.Truth) {
 		spans["200 to caller's audio"] = append(spans["200 to caller's audio"],
 			us(c.CallerEar.First-c.Answered)-us(was.PaceToCaller.First-was.Answered))
 	})
-	spans.judge(t)
+	spans.judge(t, p)
 }
 
 // audio compares packets, one by one in number, and their times.
@@ -208,7 +229,7 @@ func audio(t *testing.T, p report, truth responder.Truth) {
 			pace  responder.Pace
 		}{{"caller", c.CallerEar, was.ToCaller, was.PaceToCaller}, {"agent", c.AgentEar, was.ToAgent, was.PaceToAgent}} {
 			ears++
-			if counts(t, c.Caller+", the "+ear.name+"'s ear", ear.heard, ear.flow) {
+			if counts(t, p, c.Caller+", the "+ear.name+"'s ear", ear.heard, ear.flow) {
 				whole++
 			}
 			jitter = append(jitter, us(ear.heard.Jitter)-us(ear.pace.Jitter))
@@ -216,13 +237,13 @@ func audio(t *testing.T, p report, truth responder.Truth) {
 		}
 	})
 	if whole < ears/2 {
-		t.Errorf("only %d of %d ears were open to the end", whole, ears)
+		p.offBy(t, "only %d of %d ears were open to the end", whole, ears)
 	}
 	if m := median(jitter); m > tolerance/4 || m < -tolerance/4 {
-		t.Errorf("jitter: off by %v (median): %v", m, jitter)
+		p.offBy(t, "jitter: off by %v (median): %v", m, jitter)
 	}
 	if m := median(gap); m > tolerance || m < -tolerance {
-		t.Errorf("longest gap: off by %v (median): %v", m, gap)
+		p.offBy(t, "longest gap: off by %v (median): %v", m, gap)
 	}
 }
 
@@ -230,7 +251,7 @@ func audio(t *testing.T, p report, truth responder.Truth) {
 // kernel puts off its work (ksoftirqd on a busy machine) a BYE overtakes the last packets,
 // and the phone has hung up when they come. Then there are fewer at the end, and what was
 // done to these few is not known. It is true when there are none of them.
-func counts(t *testing.T, who string, heard *measure.Audio, flow responder.Flow) bool {
+func counts(t *testing.T, p report, who string, heard *measure.Audio, flow responder.Flow) bool {
 	t.Helper()
 	missed := int(flow.Received-flow.Edge) - int(heard.Expected)
 	for _, count := range []struct {
@@ -244,7 +265,7 @@ func counts(t *testing.T, who string, heard *measure.Audio, flow responder.Flow)
 		{"duplicate", heard.Duplicate, flow.Duplicated, missed + 1}, // the last one may be a copy
 		{"reordered", heard.Reordered, flow.Reordered, missed},
 	} {
-		if d := int(count.was) - int(count.seen); d < 0 || d > max(0, count.slack) || missed > mostMissed {
+		if d := int(count.was) - int(count.seen); d < 0 || d > max(0, count.slack) || p.Valid && missed > mostMissed {
 			t.Errorf("caller %s: %s %d, was %d (%d packets missed at the end)", who, count.what, count.seen, count.was, missed)
 		}
 	}
@@ -271,11 +292,11 @@ func latency(t *testing.T, p report, truth responder.Truth) {
 		}{{"min", d.Min, way.held.Min, tailAudio, true}, {"p50", d.P50, way.held.P50, medianAudio, true}, {"p90", d.P90, way.held.P90, tailAudio, true}, {"p99", d.P99, way.held.P99, tailAudio, false}} {
 			// Where the machine stalls, the tail is steep, and the few packets that came too late for
 			// the phone move its quantiles. A run with such stalls calls itself invalid.
-			if !p.Valid && q.name != "min" && q.name != "p50" {
+			if !p.Valid && q.name != "min" {
 				continue
 			}
 			seen, held := time.Duration(q.seen*1000), us(q.held)
-			if low := held - held/spread - early; seen > held+held/spread+q.slack || q.atLeast && seen < low {
+			if low := held - held/spread - early; q.atLeast && seen < low || p.Valid && seen > held+held/spread+q.slack {
 				t.Errorf("%s %s: reported %v, packets were held %v", way.metric, q.name, seen, held)
 			} else {
 				t.Logf("%s %s: reported %v, held %v", way.metric, q.name, seen, held)
@@ -285,7 +306,7 @@ func latency(t *testing.T, p report, truth responder.Truth) {
 	held := us(min(truth.HeldA.Min, truth.HeldB.Min))
 	parts := 20*time.Millisecond + 20*time.Millisecond // packetisation, and the depth of the jitter buffer
 	m := time.Duration(p.Metrics[measure.MouthToEar].P50 * 1000)
-	if most := parts + us(max(truth.HeldA.P90, truth.HeldB.P90)) + 2*tailAudio; m < parts+held-early || m > most {
+	if most := parts + us(max(truth.HeldA.P90, truth.HeldB.P90)) + 2*tailAudio; m < parts+held-early || p.Valid && m > most {
 		t.Errorf("mouth to ear: median %v, its parts are at least %v and at most %v", m, parts+held, most)
 	}
 }
@@ -368,7 +389,7 @@ func TestTheMarkerTellsTheTruth(t *testing.T) {
 		// A burst each second in 4 s of talk: three at least; 1% of packets lost costs none. Its
 		// place is that of a sample, 125 us apart.
 		const sample = 125 * time.Microsecond
-		if seen, held := time.Duration(d.P50*1000), us(way.held.P50); seen < held-held/spread-early-sample || seen > held+held/spread+medianAudio || d.Count < 16*2 {
+		if seen, held := time.Duration(d.P50*1000), us(way.held.P50); seen < held-held/spread-early-sample || p.Valid && seen > held+held/spread+medianAudio || d.Count < 16*2 {
 			t.Errorf("%s: %d markers, median %v; packets were held %v", way.metric, d.Count, seen, held)
 		} else {
 			t.Logf("%s: %d markers, median %v; held %v", way.metric, d.Count, seen, held)

@@ -45,7 +45,7 @@ func (s Set) String() string {
 func (s Set) Limits(base measure.Limits) measure.Limits {
 	for _, o := range s {
 		switch o.Metric {
-		case measure.MediaOneWay, measure.MediaCallerHears, measure.MediaAgentHears, measure.MouthToEar, measure.MouthToEarPacket:
+		case measure.MediaOneWay, measure.MediaCallerHears, measure.MediaAgentHears, measure.MouthToEar, measure.MouthToEarTypical:
 			if o.Op == "<" || o.Op == "<=" {
 				base = base.Tightened(o.Stat, measure.Micros(o.Bound))
 			}

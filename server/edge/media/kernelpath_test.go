@@ -155,7 +155,6 @@ func TestNothingAfterUnbridge(t *testing.T) {
 	for range 20 {
 		b.listenFor(3)
 		b.hears(core.Source{})
-		b.obeyed()
 		b.flush()
 		// One may be between the kernel's relay and the socket: see Flow.Take.
 		if p := b.next(5 * time.Millisecond); p != nil {
@@ -170,13 +169,6 @@ func TestNothingAfterUnbridge(t *testing.T) {
 	if r.Gauges().ByKernel == 0 {
 		t.Error("the kernel relayed nothing")
 	}
-}
-
-// obeyed waits until the loop has carried out all orders, not only taken them.
-func (p *phone) obeyed() {
-	done := make(chan struct{})
-	p.rig.loopOf(p.leg).post(order{do: orderEmit, event: onLoop{do: func() { close(done) }}})
-	<-done
 }
 
 // A stranger's packets to a port that the kernel relays are refused and counted as ever,
@@ -204,7 +196,8 @@ func TestStrangersDoNotStopTheKernel(t *testing.T) {
 		a.say(440, 1)
 		b.listenFor(1)
 	}
-	until(t, "refused", func() bool { return r.Gauges().Refused >= 100 })
+	// Not all: the kernel relays without the loop, whose socket holds some fifty packets.
+	until(t, "refused", func() bool { return r.Gauges().Refused >= 20 })
 	r.Do(core.CloseMedia{Leg: a.leg})
 	if s := await(t, r.inbox, closedLeg, a.leg).Stats; s.PacketsReceived != 202 || s.PacketsLost != 0 {
 		t.Errorf("%+v", s)

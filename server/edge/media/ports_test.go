@@ -209,10 +209,16 @@ func TestFullInbox(t *testing.T) {
 	a := r.phone(legID(1), pcmu)
 	a.say(440, 1)
 	r.inbox.setFull(true)
-	a.hears(core.Source{Kind: core.Playback, File: "none", Play: 7})
+	a.spec.Hear = core.Source{Kind: core.Playback, File: "none", Play: 7}
+	r.Do(core.SetMedia{Leg: a.leg, Spec: a.spec})
 	r.Do(core.CloseMedia{Leg: a.leg})
 	r.Do(core.OpenMedia{Leg: legID(2)})
-	r.settled(a.leg)
+	l := r.loopOf(a.leg)
+	until(t, "orders taken", func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return len(l.orders) == 0
+	})
 	r.inbox.setFull(false)
 	await(t, r.inbox, doneLeg, a.leg)
 	if s := await(t, r.inbox, closedLeg, a.leg).Stats; s.PacketsReceived != 1 {

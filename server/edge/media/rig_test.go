@@ -238,14 +238,17 @@ func (p *phone) set(change func(*core.MediaSpec)) {
 	p.rig.settled(p.leg)
 }
 
-// settled waits until the loop has carried out what was asked.
+// settled waits until the loop has carried out what was asked, not only taken it: until
+// then the kernel may relay a packet by what was said before.
 func (r *rig) settled(leg core.LegID) {
-	l := r.loopOf(leg)
-	until(r.t, "orders carried out", func() bool {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		return len(l.orders) == 0
-	})
+	r.t.Helper()
+	done := make(chan struct{})
+	r.loopOf(leg).post(order{do: orderEmit, event: onLoop{do: func() { close(done) }}})
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		r.t.Fatal("orders were not carried out")
+	}
 }
 
 func (p *phone) hears(src core.Source) { p.set(func(s *core.MediaSpec) { s.Hear = src }) }

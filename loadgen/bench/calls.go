@@ -15,12 +15,12 @@ import (
 const staff = 200
 
 // open starts a server with agents at work.
-func (s *Suite) open(ctx context.Context, agents int) (*dialtone, *phones, error) {
+func (s *Suite) open(ctx context.Context, agents int) (*dialtone, *process, error) {
 	d, err := s.startDialtone(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	fail := func(err error) (*dialtone, *phones, error) {
+	fail := func(err error) (*dialtone, *process, error) {
 		d.close()
 		return nil, nil, err
 	}

@@ -164,7 +164,7 @@ func (p *process) family(f func(pid int, fields []string)) error {
 	return nil
 }
 
-// machine is the CPU time that the whole machine has spent, interrupts included: work that
+// machineCPU is the CPU time that the whole machine has spent, interrupts included: work that
 // the kernel does for a packet is charged to whoever happens to run.
 func machineCPU() (time.Duration, error) {
 	text, err := os.ReadFile("/proc/stat")

@@ -26,9 +26,6 @@ func unpack(dir, name string, replace ...string) (string, error) {
 	return at, os.WriteFile(at, []byte(strings.NewReplacer(replace...).Replace(string(text))), 0o600)
 }
 
-// phones are agents of sipp behind one port.
-type phones struct{ *process }
-
 // register registers agents from..from+n-1 with the Contact of the port that answers.
 func (s *Suite) register(ctx context.Context, dir string, from, n int) error {
 	scenario, err := unpack(dir, "sipp/register.xml")
@@ -57,14 +54,13 @@ func (s *Suite) register(ctx context.Context, dir string, from, n int) error {
 	return p.wait(ctx)
 }
 
-// startPhones answers for all agents.
-func (s *Suite) startPhones(dir string) (*phones, error) {
+// startPhones answers for all agents, behind one port.
+func (s *Suite) startPhones(dir string) (*process, error) {
 	scenario, err := unpack(dir, "sipp/agent.xml")
 	if err != nil {
 		return nil, err
 	}
-	p, err := start(dir, "sipp-agents", nil, "sipp", "-sf", scenario, "-i", "127.0.0.1", "-p", strconv.Itoa(phonePort), "-mi", "127.0.0.1", "-mp", "26400", "-nostdin")
-	return &phones{p}, err
+	return start(dir, "sipp-agents", nil, "sipp", "-sf", scenario, "-i", "127.0.0.1", "-p", strconv.Itoa(phonePort), "-mi", "127.0.0.1", "-mp", "26400", "-nostdin")
 }
 
 // tally is what sipp's callers saw.

@@ -24,7 +24,7 @@ func process(t *testing.T, args ...string) (printed map[string]string, code <-ch
 	reader, writer := io.Pipe()
 	stderr = &locked{}
 	done := make(chan int, 1)
-	args = append([]string{"dev", "--data", t.TempDir(), "--sip", "127.0.0.1:0", "--http", "127.0.0.1:0", "--rtp", "42200-42299", "--json"}, args...)
+	args = append([]string{"dev", "--data", t.TempDir(), "--sip", "127.0.0.1:0", "--http", "127.0.0.1:0", "--rtp", "4200-4299", "--json"}, args...)
 	go func() {
 		done <- run(args, nil, writer, stderr)
 		writer.Close()

@@ -52,7 +52,7 @@ func sipp(t *testing.T, local uint16, args ...string) (wait func()) {
 func freePort(t *testing.T) netip.AddrPort {
 	t.Helper()
 	for range 50 {
-		at := netip.AddrPortFrom(loopback, uint16(10_000+rand.IntN(6_000)))
+		at := netip.AddrPortFrom(loopback, uint16(11_000+rand.IntN(1_000)))
 		u, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
 		if err != nil {
 			continue

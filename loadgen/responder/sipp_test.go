@@ -145,7 +145,7 @@ func answerAll(t *testing.T, r *responder.Responder, agents int) {
 func freePort(t *testing.T) int {
 	t.Helper()
 	for range 50 {
-		port := 10_000 + rand.IntN(6_000)
+		port := 10_000 + rand.IntN(1_000)
 		c, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(generatorHost, uint16(port))))
 		if err == nil {
 			_ = c.Close()

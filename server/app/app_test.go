@@ -27,7 +27,7 @@ import (
 
 func devConfig(t *testing.T, dir string, args ...string) *config.Config {
 	t.Helper()
-	args = append([]string{"--data", dir, "--sip", "127.0.0.1:0", "--http", "127.0.0.1:0", "--rtp", "42000-42199", "--drain-timeout", "2s"}, args...)
+	args = append([]string{"--data", dir, "--sip", "127.0.0.1:0", "--http", "127.0.0.1:0", "--rtp", "4000-4199", "--drain-timeout", "2s"}, args...)
 	cfg, err := config.Parse(config.Dev, args, nil, io.Discard)
 	if err != nil {
 		t.Fatal(err)
@@ -317,7 +317,7 @@ func TestFailedStartIsUndone(t *testing.T) {
 }
 
 func TestServerModeHasNoDemo(t *testing.T) {
-	cfg, err := config.Parse(config.Server, []string{"--data", t.TempDir(), "--sip", "127.0.0.1:0", "--http", "127.0.0.1:0", "--rtp", "42000-42199"},
+	cfg, err := config.Parse(config.Server, []string{"--data", t.TempDir(), "--sip", "127.0.0.1:0", "--http", "127.0.0.1:0", "--rtp", "4000-4199"},
 		[]string{"DIALTONE_OPERATOR_KEY=an-operator-key-of-24-ch"}, io.Discard)
 	if err != nil {
 		t.Fatal(err)
@@ -345,7 +345,7 @@ func TestEtcdOfItsOwn(t *testing.T) {
 	defer etcd.Close()
 	for start := range 2 { // on a fresh directory each time: all state is in etcd
 		cfg, err := config.Parse(config.Server, []string{"--data", t.TempDir(), "--sip", "127.0.0.1:0", "--http", "127.0.0.1:0",
-			"--rtp", "42000-42199", "--node", "n1", "--etcd-endpoints", etcd.Addr()}, []string{"DIALTONE_OPERATOR_KEY=an-operator-key-of-24-ch"}, io.Discard)
+			"--rtp", "4000-4199", "--node", "n1", "--etcd-endpoints", etcd.Addr()}, []string{"DIALTONE_OPERATOR_KEY=an-operator-key-of-24-ch"}, io.Discard)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -232,9 +232,9 @@ type child struct {
 var rtpPorts atomic.Uint32
 
 const (
-	firstRTP = 46000
+	firstRTP = 4800
 	rtpWidth = 400
-	rtpCount = 12000
+	rtpCount = 4000
 )
 
 // startChild starts `dialtone dev`, or `dialtone server` when that is the first argument,

@@ -171,8 +171,8 @@ func workdir(t testing.TB, name string) string {
 	return dir
 }
 
-// Ports of this suite: below those that the kernel gives out, above those that anybody has
-// by name.
+// Ports of this suite (server/README.md): below those that the kernel gives out, above
+// those that anybody has by name.
 const (
 	firstPort = 17000
 	portCount = 15000

@@ -81,7 +81,7 @@ fuzz: ## each fuzz target for FUZZTIME (30s)
 tools-bench: tools ## install the peers that `make bench` measures beside dialtone
 	@$(MAKE) --no-print-directory tools TOOLS="kamailio:kamailio rtpengine:rtpengine-daemon"
 
-bench: build tools-bench ## measure dialtone beside its peers, some 25 minutes; into bench/ and README.md
+bench: build tools-bench ## measure dialtone beside its peers, some 40 minutes; into bench/ and README.md
 	@exec $(BINARY) bench --readme README.md $(ARGS)
 
 soak: build tools ## an hour at RATE calls/s (half of the knee): nothing lost, nothing grows

@@ -17,6 +17,7 @@ import (
 // the same time, each with an agent of its own and audio in both directions.
 type load struct {
 	calls       int
+	agents      int           // who register; a proxy spreads callers over all of them
 	rate        int           // arrivals per second while it builds up
 	ramp, hold  time.Duration // all calls are up after ramp, and stay for hold
 	extra       []string      // further flags
@@ -26,7 +27,7 @@ type load struct {
 // build is the load that has all calls up after some seconds and keeps them up.
 func build(calls int, hold time.Duration) load {
 	rate := max(20, calls/10)
-	return load{calls: calls, rate: rate, ramp: time.Duration(calls) * time.Second / time.Duration(rate), hold: hold, agentDomain: "demo.localhost"}
+	return load{calls: calls, agents: calls, rate: rate, ramp: time.Duration(calls) * time.Second / time.Duration(rate), hold: hold, agentDomain: "demo.localhost"}
 }
 
 // generate starts the generator. Its result is in the file it returns.
@@ -34,7 +35,7 @@ func (s *Suite) generate(dir string, l load) (*process, string, error) {
 	result := filepath.Join(dir, "load.json")
 	argv := append([]string{s.binary, "loadgen", "--target", "udp:" + sipAddr, "--to", "sip:5000@" + sipAddr,
 		"--rate", strconv.Itoa(l.rate) + "/s", "--duration", l.ramp.String(), "--hold", (l.ramp + l.hold).String(), "--lines", strconv.Itoa(l.calls),
-		"--agents", strconv.Itoa(l.calls), "--agent-uri", fmt.Sprintf("sip:{1001..%d}@%s", 1000+l.calls, l.agentDomain), "--json", result}, l.extra...)
+		"--agents", strconv.Itoa(l.agents), "--agent-uri", fmt.Sprintf("sip:{1001..%d}@%s", 1000+l.agents, l.agentDomain), "--json", result}, l.extra...)
 	p, err := start(dir, "loadgen", []string{"DIALTONE_AGENT_PASSWORD=" + secret}, argv...)
 	return p, result, err
 }

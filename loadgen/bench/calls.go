@@ -98,48 +98,65 @@ func (s *Suite) callCost(ctx context.Context) error {
 
 // knee raises the rate until calls fail, then doubles it.
 func (s *Suite) knee(ctx context.Context) error {
+	var best, goodput []float64
+	var top, over tally // of the last run
+	offered := 0
+	for run := range s.runs {
+		s.say("knee: run %d of %d", run+1, s.runs)
+		rate, at, twice, err := s.kneeOnce(ctx)
+		if err != nil {
+			return err
+		}
+		best, goodput = append(best, float64(rate)), append(goodput, twice.Goodput)
+		top, over = at, twice
+		offered += twice.Offered
+	}
+	s.add(Row{Experiment: "calls/s at the knee", Condition: "full queue path, load on the same cores, >= 99.9% completed", Subject: "dialtone",
+		Unit: "calls/s", Runs: best, Samples: top.Offered, Goal: AtLeast(500)})
+	s.add(Row{Experiment: "goodput at twice the knee", Condition: fmt.Sprintf("%.0f calls/s offered; in the last run %d refused with 503, %d failed", over.Pace, over.Refused, over.Failed),
+		Subject: "dialtone", Unit: "calls/s", Runs: goodput, Samples: offered})
+	return nil
+}
+
+// kneeOnce returns the highest rate at which calls complete, what was seen there, and what
+// becomes of twice as many.
+func (s *Suite) kneeOnce(ctx context.Context) (best int, at, over tally, err error) {
 	seconds, step, top := 10, 100, 1500
 	if s.quick {
 		seconds, step, top = 3, 200, 400
 	}
 	d, p, err := s.open(ctx, staff)
 	if err != nil {
-		return err
+		return 0, at, over, err
 	}
 	defer d.close()
 	defer p.stop()
-	best, last := 0, tally{}
 	for rate := step; rate <= top; rate += step {
 		s.say("knee: %d calls/s", rate)
 		t, err := s.dial(ctx, d.dir, rate, rate*seconds)
 		if err != nil {
-			return err
+			return best, at, over, err
 		}
-		if last = t; float64(t.Completed) < 0.999*float64(t.Offered) {
+		if float64(t.Completed) < 0.999*float64(t.Offered) {
 			break
 		}
 		if t.Pace < 0.98*float64(rate) {
 			s.say("sipp itself reaches only %.0f calls/s", t.Pace)
 			break
 		}
-		best = rate
+		best, at = rate, t
 	}
-	s.add(Row{Experiment: "calls/s at the knee", Condition: "full queue path, load on the same cores, >= 99.9% completed", Subject: "dialtone",
-		Unit: "calls/s", Runs: []float64{float64(best)}, Samples: last.Offered, Goal: AtLeast(500)})
 	if best == 0 {
-		return nil
+		return 0, at, over, fmt.Errorf("calls fail at %d/s already", step)
 	}
 	s.say("overload: %d calls/s", 2*best)
-	t, err := s.dial(ctx, d.dir, 2*best, 2*best*seconds)
-	if err != nil {
-		return err
+	if over, err = s.dial(ctx, d.dir, 2*best, 2*best*seconds); err != nil {
+		return best, at, over, err
 	}
-	s.add(Row{Experiment: "goodput at twice the knee", Condition: fmt.Sprintf("%.0f calls/s offered; in all %d refused with 503, %d failed", t.Pace, t.Refused, t.Failed), Subject: "dialtone",
-		Unit: "calls/s", Runs: []float64{t.Goodput}, Samples: t.Offered})
 	if err := until(ctx, time.Minute, d.atRest); err != nil {
-		return fmt.Errorf("calls are left over a minute after the overload: %w", err)
+		return best, at, over, fmt.Errorf("calls are left over a minute after the overload: %w", err)
 	}
-	return nil
+	return best, at, over, nil
 }
 
 // growth compares the cost of a call in a small and in a large company, in pairs.

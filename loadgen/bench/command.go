@@ -42,13 +42,13 @@ const help = `dialtone bench starts servers of its own on loopback and measures 
 beside it the peers that are installed (Kamailio with rtpengine as relay). sipp is the
 independent generator of calls, dialtone loadgen that of audio.
 
-  dialtone bench                       everything, about 25 minutes on two cores
+  dialtone bench                       everything, about 40 minutes on two cores
   dialtone bench --only calls,relay    some experiments
   dialtone bench --quick               a short look; figures not to be quoted
   dialtone bench --goals               exit code 1 where a figure misses its goal
   dialtone bench --only soak --soak-rate 250 --soak-for 1h
 
-Experiments: calls, knee, growth, routing, relay, memory, ear; soak only when named.
+Experiments: calls, knee, growth, routing, relay, capacity, memory, ear; soak only when named.
 Exit code 0: measured; 1: a goal was missed (with --goals); 2: bad usage; 3: it could not be measured.
 
 `
@@ -67,6 +67,7 @@ func experiments() []experiment {
 		{"growth", []string{"sipp"}, (*Suite).growth},
 		{"routing", nil, (*Suite).routing},
 		{"relay", nil, (*Suite).relay},
+		{"capacity", nil, (*Suite).capacity},
 		{"memory", nil, (*Suite).memory},
 		{"ear", nil, (*Suite).ear},
 		{"soak", []string{"sipp"}, (*Suite).soak},

@@ -55,7 +55,7 @@ func (s *Suite) startKamailio(ctx context.Context, agents int) (*anchor, error) 
 		return nil, err
 	}
 	relay, err := start(dir, "rtpengine", nil, "rtpengine", "--foreground", "--log-stderr", "--log-level=3", "--interface=127.0.0.1",
-		"--listen-ng="+controlAddr, "--table=-1", "--port-min=10000", "--port-max=25998", "--pidfile="+dir+"/rtpengine.pid")
+		"--listen-ng="+controlAddr, "--table=-1", "--delete-delay=0", "--port-min=10000", "--port-max=25998", "--pidfile="+dir+"/rtpengine.pid")
 	if err != nil {
 		return nil, err
 	}

@@ -67,26 +67,37 @@ func (d *dialtone) close() {
 	_ = os.RemoveAll(d.dir)
 }
 
-// call makes one request of the API for the demo tenant.
+// call makes one request of the API for the demo tenant. The API bounds the requests of a
+// key: what it refuses for that comes again.
 func (d *dialtone) call(method, path string, body, answer any) error {
+	for {
+		status, err := d.request(method, path, body, answer)
+		if status != http.StatusTooManyRequests {
+			return err
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func (d *dialtone) request(method, path string, body, answer any) (status int, err error) {
 	var content io.Reader
 	if body != nil {
 		text, err := json.Marshal(body)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		content = bytes.NewReader(text)
 	}
 	req, err := http.NewRequest(method, "http://"+httpAddr+path, content)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	req.Header.Set("Authorization", "Bearer "+secret)
 	req.Header.Set("Dialtone-Tenant", "demo")
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)
@@ -97,9 +108,9 @@ func (d *dialtone) call(method, path string, body, answer any) error {
 		err = json.Unmarshal(text, answer)
 	}
 	if err != nil {
-		return fmt.Errorf("%s %s: %d: %w", method, path, resp.StatusCode, err)
+		return resp.StatusCode, fmt.Errorf("%s %s: %d: %w", method, path, resp.StatusCode, err)
 	}
-	return nil
+	return resp.StatusCode, nil
 }
 
 // employ makes agents FROM to FROM+n-1 in a queue; those below 1021 are there from the start.

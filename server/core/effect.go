@@ -13,6 +13,15 @@ type SendRequest struct {
 	Txn     TxnID
 	To      Target
 	Request *Request
+	// T1 is how long a datagram waits for its first repetition (Timers A and E); 0: 500 ms.
+	// Less is for the one who takes calls over: a lost datagram is silence for so long. It
+	// says nothing about the peer's patience: Timers B and F stay 64 times the usual T1
+	// (RFC 3261 s.17.1.1.1 has T1 as the estimate of a round trip, which may be smaller).
+	T1 Millis
+	// SentBy is what the Via says in place of this node's own address. With the Txn of a
+	// dead node's INVITE and the address that was in its Via, a CANCEL is that INVITE's
+	// (RFC 3261 s.17.2.3: branch and sent-by). Its answer comes here, by rport.
+	SentBy netip.AddrPort
 }
 
 // Respond answers a peer's transaction. When the edge does not know the transaction (a
@@ -81,12 +90,14 @@ type Op struct {
 	Value []byte
 }
 
-// Store writes all Ops or none. Its outcome comes back as Stored, Conflict, Fenced or
-// Unknown. Stores are committed in the order in which they were asked for.
+// Store writes all Ops or none: none if a Guard does not hold, which is a Conflict. Its
+// outcome comes back as Stored, Conflict, Fenced or Unknown. Stores are committed in the
+// order in which they were asked for. Without a Tenant it writes the cluster's own records.
 type Store struct {
 	Token  Token
 	Tenant TenantID
 	Ops    []Op
+	If     []Guard
 	More   bool // another Store of the same Step follows: one commit should carry both
 }
 
@@ -97,11 +108,13 @@ type Deliver struct{ CDR *CDR }
 // Purge removes all finished interactions of a tenant from the records store; Purged answers.
 type Purge struct{ Tenant TenantID }
 
-// Reply answers a Commanded. Problem is nil on success.
+// Reply answers a Commanded. Problem is nil on success. With Elsewhere nothing was done: the
+// node whose API is at that address decides, and the request is to be passed on to it.
 type Reply struct {
-	Token   Token
-	Value   any
-	Problem *Problem
+	Token     Token
+	Value     any
+	Problem   *Problem
+	Elsewhere netip.AddrPort
 }
 
 // Publish tells a tenant's listeners (server-sent events) that something happened.

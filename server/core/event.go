@@ -76,7 +76,10 @@ type MediaClosed struct {
 }
 
 // Stored says that a Store is committed: it survives this process.
-type Stored struct{ Token Token }
+type Stored struct {
+	Token    Token
+	Revision Revision // of the commit: all its keys have it now
+}
 
 // Conflict says that a Store was refused and nothing of it was written.
 type Conflict struct{ Token Token }
@@ -89,15 +92,21 @@ type Fenced struct{ Token Token }
 // nothing may depend on the write.
 type Unknown struct{ Token Token }
 
-// Entry is one stored record: a key below its tenant, and its value.
+// Entry is one stored record: a key below its tenant, and its value. A cluster's own
+// records have no tenant, and their whole key.
 type Entry struct {
-	Tenant TenantID
-	Key    string
-	Value  []byte
+	Tenant   TenantID
+	Key      string
+	Value    []byte
+	Revision Revision // of its last write
 }
 
-// Restored is the first event of a node: all that the store held.
-type Restored struct{ Entries []Entry }
+// Restored is the first event of a node: all that the store held, this process's own node
+// record included. Watched goes on from there.
+type Restored struct {
+	Incarnation Revision // of this process: the revision of its node record
+	Entries     []Entry
+}
 
 // Delivered says that a CDR is in the records store (now or from an earlier delivery).
 type Delivered struct{ ID InteractionID }

@@ -73,6 +73,10 @@ type Peer struct {
 	Transport Transport      `json:"transport"`
 	Addr      netip.AddrPort `json:"addr"`
 	Flow      FlowID         `json:"flow,omitempty"`
+	// Token comes with a REGISTER over a connection: the URI by which other nodes reach the
+	// peer while that lasts (RFC 5626 s.5.2). It is the first Route of their request, and
+	// where they send it. "" for a datagram, and for a connection that this node opened.
+	Token string `json:"token,omitempty"`
 }
 
 // Target is where a request goes. With a Flow the edge uses that connection and nothing

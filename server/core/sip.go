@@ -288,6 +288,8 @@ func Phrase(status int) string {
 		return "Bad Extension"
 	case 423:
 		return "Interval Too Brief"
+	case 430: // RFC 5626 s.11.5
+		return "Flow Failed"
 	case 480:
 		return "Temporarily Unavailable"
 	case 481:

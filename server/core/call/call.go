@@ -49,7 +49,7 @@ const (
 type Call struct {
 	ID       core.InteractionID `json:"id"`
 	Tenant   core.TenantID      `json:"tenant"`
-	Node     core.NodeID        `json:"node"`
+	Node     core.NodeID        `json:"node"` // the anchor
 	Phase    Phase              `json:"phase"`
 	From     string             `json:"from"` // ANI
 	To       string             `json:"to"`   // DNIS
@@ -74,8 +74,9 @@ type Call struct {
 	Timeline    []core.Moment     `json:"timeline"`
 	Reports     []core.LegReport  `json:"reports,omitempty"`
 	Termination *core.Termination `json:"termination,omitempty"`
-	Why         core.EndReason    `json:"why,omitempty"`   // Announcing: what the end will say
-	Filed       bool              `json:"filed,omitempty"` // the CDR is in the outbox
+	Why         core.EndReason    `json:"why,omitempty"`         // Announcing: what the end will say
+	Filed       bool              `json:"filed,omitempty"`       // the CDR is in the outbox
+	Incarnation core.Revision     `json:"incarnation,omitempty"` // of the anchor's process
 
 	open    []core.LegID // media legs that are not closed yet
 	opening []core.LegID // those of them whose port is not there yet
@@ -99,13 +100,15 @@ type Offer struct {
 // Env is what a call may use during one step.
 type Env struct {
 	leg.Env
-	Node      core.NodeID
+	Node      core.Member // this process: the anchor of what it takes
 	Domain    string
 	Desk      *acd.Center
 	QueueOf   func(core.QueueID) (tenant.Queue, bool)
 	Ring      time.Duration // overrides the ring timeout of queues; 0: theirs
 	IdleAfter core.Millis
 
+	If     []core.Guard   // what must hold for this step's commit
+	With   []core.Op      // other records that this step's commit changes
 	Agents []core.AgentID // whose record changed with this step
 	Tell   []core.Publish
 	CDR    *core.CDR // to be filed with this step's commit
@@ -114,7 +117,7 @@ type Env struct {
 
 // New takes the INVITE of a caller for a number. The answer waits for a media port.
 func New(env *Env, id core.TenantID, txn core.TxnID, invite *core.Request, from core.Peer, n tenant.Number) *Call {
-	c := &Call{ID: env.Rand.Interaction(env.Now), Tenant: id, Node: env.Node, Phase: Arriving,
+	c := &Call{ID: env.Rand.Interaction(env.Now), Tenant: id, Node: env.Node.ID, Incarnation: env.Node.Incarnation, Phase: Arriving,
 		From: cmp.Or(invite.From.URI.User, invite.From.URI.Host), To: n.Number, Display: invite.From.Display,
 		Queue: n.Queue, Priority: n.Priority, Skills: n.Skills, ArrivedAt: env.Now}
 	c.Caller = leg.NewUAS(&env.Env, c.nextLeg(), txn, invite, from)

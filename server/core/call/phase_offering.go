@@ -47,9 +47,10 @@ func (c *Call) tryNext(env *Env) {
 func (c *Call) invite(env *Env, address netip.AddrPort) {
 	b := c.Offer.Contacts[0]
 	c.Offer.Contacts = c.Offer.Contacts[1:]
+	target, route := b.Reach(env.Node.ID)
 	aor := core.URI{Scheme: "sip", User: string(c.Offer.Agent), Host: env.Domain}
 	l := leg.NewUAC(&env.Env, leg.Outgoing{
-		ID: c.Offer.Leg, Agent: c.Offer.Agent, URI: b.Contact.URI, Target: b.Target(), Route: b.Path,
+		ID: c.Offer.Leg, Agent: c.Offer.Agent, URI: b.Contact.URI, Target: target, Route: route,
 		To: core.Address{URI: aor}, Address: address, Formats: c.formats(),
 		From: core.Address{Display: c.Display, URI: core.URI{Scheme: "sip", User: c.From, Host: env.Domain}},
 		Fields: []core.Field{

@@ -26,6 +26,24 @@ func Decode(b []byte) (*Call, error) {
 	return c, json.Unmarshal(b, c)
 }
 
+// AnchorOf reads only who anchors the call, "" when the record cannot be read.
+func AnchorOf(b []byte) (node core.NodeID, incarnation core.Revision) {
+	if len(b) == 0 || b[0] != wire.Mark {
+		c, err := Decode(b)
+		if err != nil {
+			return "", 0
+		}
+		return c.Node, c.Incarnation
+	}
+	if wire.Decode(b, func(w *wire.Coder) {
+		wire.Text(w, 3, &node)
+		wire.Int(w, 27, &incarnation)
+	}) != nil {
+		return "", 0
+	}
+	return node, incarnation
+}
+
 // The numbers below are what a successor of any later version reads: see package wire
 // before one is changed. A test holds them against the members that JSON shows.
 
@@ -66,6 +84,7 @@ func describe(w *wire.Coder, c *Call) {
 	})
 	wire.Text(w, 25, &c.Why)
 	wire.Bool(w, 26, &c.Filed)
+	wire.Int(w, 27, &c.Incarnation)
 }
 
 func describeMoment(w *wire.Coder, m *core.Moment) {
@@ -109,6 +128,9 @@ func describeOffer(w *wire.Coder, o *Offer) {
 		wire.Int(w, 8, &b.RegID)
 		wire.Int(w, 9, &b.At)
 		wire.List(w, 10, &b.Path, describeAddress)
+		wire.Text(w, 11, &b.Holder)
+		wire.Int(w, 12, &b.Incarnation)
+		wire.Bool(w, 13, &b.Unbound)
 	})
 	wire.Int(w, 4, &o.RingUntil)
 }
@@ -171,6 +193,7 @@ func describePeer(w *wire.Coder, p *core.Peer) {
 	wire.Text(w, 1, &p.Transport)
 	wire.Addr(w, 2, &p.Addr)
 	wire.Text(w, 3, &p.Flow)
+	wire.Text(w, 4, &p.Token)
 }
 
 func describeURI(w *wire.Coder, u *core.URI) {

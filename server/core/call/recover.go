@@ -6,6 +6,13 @@ import (
 	"github.com/dialtone-cc/dialtone/server/core/leg"
 )
 
+// Recovering reports whether a phone has not yet answered what its call's new anchor told it.
+func (c *Call) Recovering() bool {
+	open := c.Opening()
+	c.EachLeg(func(l *leg.Leg) { open = open || l.Recovering() })
+	return open && c.Phase != Ending && c.Phase != Ended
+}
+
 // Recover takes a call up from its record after its node died: who talked goes on talking,
 // who waited keeps place and wait clock, who was being rung is offered anew.
 //
@@ -20,7 +27,7 @@ func (c *Call) Recover(env *Env) {
 		c.EachLeg(func(l *leg.Leg) { l.Recover(&env.Env, env.Now.Sub(c.ArrivedAt)) })
 		return
 	}
-	c.Node = env.Node
+	c.Node, c.Incarnation = env.Node.ID, env.Node.Incarnation
 	c.note(env, core.Moment{What: core.Recovered})
 	for i := range c.Fading {
 		c.Fading[i].Recover(&env.Env, env.Now.Sub(c.ArrivedAt))

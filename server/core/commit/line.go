@@ -133,6 +133,14 @@ func (l *Line) Refused(ops []core.Op) {
 	l.queued, l.flying = append(l.flying, l.queued...), nil
 }
 
+// Abandon forgets what was to be written, and returns what waited for it: it rests on what
+// turned out not to be so.
+func (l *Line) Abandon() []Waiting {
+	waiting := append(l.flying, l.queued...)
+	*l = Line{}
+	return waiting
+}
+
 // Overdue lets out the urgent effects that have waited for grace.
 func (l *Line) Overdue(now core.Time, grace time.Duration, out []core.Effect) []core.Effect {
 	if l.since.Add(grace) > now {

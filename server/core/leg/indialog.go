@@ -158,8 +158,16 @@ func (l *Leg) Reinvite(env *Env) {
 	req.Header = []core.Field{{Name: "Allow", Value: Allow}}
 	req.ContentType, req.Body = "application/sdp", l.Local.Marshal()
 	l.Exchange, l.ExchangeTxn = Ours, core.TxnID(env.Rand.Branch())
-	env.urgent(core.SendRequest{Txn: l.ExchangeTxn, To: l.Dialog.Target(), Request: req})
+	out := core.SendRequest{Txn: l.ExchangeTxn, To: l.Dialog.Target(), Request: req}
+	if l.recovered {
+		out.T1 = takeoverT1
+	}
+	env.urgent(out)
 }
+
+// takeoverT1 is how long the first re-INVITE after a takeover waits for its first
+// repetition: a datagram that is lost is silence for so long.
+const takeoverT1 core.Millis = 50
 
 // A peer may change the media so often in a second: each change is a write.
 const reinvitesPerSecond = 10

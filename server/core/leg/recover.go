@@ -51,6 +51,12 @@ func (l *Leg) Recover(env *Env, age time.Duration) bool {
 	return false
 }
 
+// Recovering reports whether the peer has not yet been told, or has not yet acknowledged,
+// where this side is now.
+func (l *Leg) Recovering() bool {
+	return l.recovered && (l.State == Answering || l.State == Confirmed && (l.Exchange == Ours || l.Reoffer))
+}
+
 // Reopen gives a recovered leg its new media address and tells the peer.
 //
 // A leg in Answering: the peer may have the 200 already (then it repeats its ACK and
@@ -64,6 +70,7 @@ func (l *Leg) Reopen(env *Env, address netip.AddrPort) {
 		l.Local.Version, l.Local.Addr, l.Local.RTCP = l.Version, address, netip.AddrPort{}
 		again := *l.Repeat.Response
 		again.Body = l.Local.Marshal()
+		again.Contact = []core.Address{{URI: env.Contact(l.Dialog.Peer.Transport)}} // the ACK is to come here
 		l.Repeat.Response = &again
 		l.Exchange = Settled
 		l.Reoffer = true

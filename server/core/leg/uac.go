@@ -212,7 +212,25 @@ func (l *Leg) cancel(env *Env) {
 		From: l.Invite.From, To: l.Invite.To, CallID: l.Invite.CallID, CSeq: l.Invite.CSeq, Route: l.Invite.Route,
 	}}
 	env.Touched = true
-	env.free(core.SendRequest{Txn: l.Txn, To: l.To, Request: c})
+	out := core.SendRequest{Txn: l.Txn, To: l.To, Request: c}
+	if l.recovered {
+		out.SentBy = l.sentBy()
+	}
+	env.free(out)
+}
+
+// sentBy is the address in the Via of our INVITE, which may be that of a node that is gone:
+// a CANCEL matches by branch and sent-by (s.17.2.3).
+func (l *Leg) sentBy() netip.AddrPort {
+	if len(l.Invite.Contact) == 0 {
+		return netip.AddrPort{}
+	}
+	own := l.Invite.Contact[0].URI
+	host, err := netip.ParseAddr(own.Host)
+	if err != nil || own.Port == 0 {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(host, own.Port)
 }
 
 // end closes a leg that never became a dialog.

@@ -19,7 +19,7 @@ func (n *Node) env(now core.Time, t *tenancy) *call.Env {
 		Env: leg.Env{Now: now, Rand: n.rand, Contact: n.contact,
 			Policy:   &leg.Policy{KeepaliveEvery: n.cfg.KeepaliveEvery, KeepaliveTries: n.cfg.KeepaliveTries},
 			Withdraw: func(core.TxnID) bool { return false }, Plant: n.cfg.Plant},
-		Node: n.cfg.ID, Domain: t.conf.Domain, Desk: t.desk,
+		Node: core.Member{ID: n.cfg.ID, Incarnation: n.incarnation}, Domain: t.conf.Domain, Desk: t.desk,
 		QueueOf:   func(id core.QueueID) (tenant.Queue, bool) { q, ok := t.queues[id]; return q, ok },
 		Ring:      n.cfg.RingTimeout,
 		IdleAfter: core.Millis(n.cfg.IdleAfter.Milliseconds()),
@@ -68,7 +68,11 @@ func (n *Node) withCall(now core.Time, id core.InteractionID, out []core.Effect,
 	f(c, env)
 	out = n.carry(now, t, c, env, key, was, out)
 	out = n.match(now, t, out)
-	return n.commit(now, c, key, out)
+	out = n.commit(now, c, key, out)
+	if n.underway[id] && !c.Recovering() {
+		out = n.rescued(now, c.Tenant, id, out)
+	}
+	return out
 }
 
 // commit writes the call's record if it changed. While a port is being opened it waits:
@@ -117,13 +121,17 @@ func (n *Node) carry(now core.Time, t *tenancy, c *call.Call, env *call.Env, key
 		n.timers.set(timer{kind: portTimer, tenant: t.conf.ID}, t.portAt)
 	}
 	if env.Touched {
-		agents := t.changed(env.Agents)
+		agents := n.declaredBy(t, env.Agents)
 		// Of a call whose CDR is filed, the end of the last leg is not worth a write of its own:
 		// the record goes when the CDR is delivered.
 		if c.Phase != call.Ended || env.CDR != nil || n.outbox[c.ID] == nil || len(agents)+len(env.Held) > 0 {
-			l.Touch(now)
+			l.Touch(now, env.With...)
 		}
 		l.agents = append(l.agents, agents...)
+		if len(env.If) > 0 {
+			l.guard(env.If...)
+			l.promise = made
+		}
 	}
 	waiting := env.Held
 	for i := range waiting {
@@ -210,7 +218,7 @@ const portPause = time.Second
 // which may give an agent back at once (no phone left), so it goes on until nothing moves.
 func (n *Node) match(now core.Time, t *tenancy, out []core.Effect) []core.Effect {
 	// t.matching: a call that is given its reservation comes here again.
-	if t.matching || now < t.portAt {
+	if t.matching || now < t.portAt || !n.ours(t) {
 		return out
 	}
 	t.matching = true
@@ -220,8 +228,13 @@ func (n *Node) match(now core.Time, t *tenancy, out []core.Effect) []core.Effect
 			break
 		}
 		for _, r := range reserved {
+			if _, mine := n.calls[r.Interaction]; !mine {
+				out = n.offer(now, t, r, out)
+				continue
+			}
 			contacts := t.bindings[r.Agent].Live(now)
 			out = n.withCall(now, r.Interaction, out, func(c *call.Call, env *call.Env) {
+				env.If = append(env.If, n.epoch(t)...)
 				c.Reserved(env, r.Agent, slices.Clone(contacts))
 			})
 			if n.cfg.Plant == "double-offer" {

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/dialtone-cc/dialtone/server/core"
+	"github.com/dialtone-cc/dialtone/server/core/cluster"
 	"github.com/dialtone-cc/dialtone/server/core/command"
 	"github.com/dialtone-cc/dialtone/server/core/commit"
 	"github.com/dialtone-cc/dialtone/server/core/tenant"
@@ -58,10 +59,59 @@ func (n *Node) command(now core.Time, e core.Commanded, out []core.Effect) []cor
 		a.answer(nil, &core.Problem{Kind: core.Unauthorized, Detail: "the API key is missing or not valid"})
 	case n.life == Restoring:
 		a.answer(nil, unavailable("the node is starting; try again in a moment"))
+	case n.passes(a):
 	default:
 		n.do(a)
 	}
 	return a.out
+}
+
+// passes hands a command on that another node is to decide: the owner of the tenant's shard
+// whatever changes its configuration or an agent, the anchor what ends a call. What only
+// looks is answered here: each node sees everything.
+func (n *Node) passes(a *asked) bool {
+	var by core.Member
+	var known bool
+	switch c := a.Do.(type) {
+	case command.CreateTenant:
+		by, known = n.decider(c.Tenant.ID)
+	case command.ChangeTenant:
+		by, known = n.decider(c.ID)
+	case command.DeleteTenant:
+		by, known = n.decider(c.ID)
+	case command.PutQueue, command.PutAgent, command.PutNumber, command.DeleteQueue, command.DeleteAgent, command.DeleteNumber, command.SetStatus:
+		if a.tenant == nil {
+			return false
+		}
+		by, known = n.decider(a.tenant.conf.ID)
+	case command.HangUp:
+		if a.tenant == nil || a.tenant.others[c.ID] == nil {
+			return false
+		}
+		o := a.tenant.others[c.ID]
+		by, known = core.Member{ID: o.Node, Incarnation: o.Incarnation}, true
+	default:
+		return false
+	}
+	if known && by.ID == n.cfg.ID {
+		return false
+	}
+	record, there := n.view.Node(by.ID)
+	if !known || !there {
+		a.answer(nil, unavailable("the node that decides for this tenant has gone; another takes its place at this moment: try again"))
+		return true
+	}
+	a.out = append(a.out, core.Reply{Token: a.Token, Elsewhere: record.HTTP})
+	return true
+}
+
+// decider is the owner of a tenant's shard.
+func (n *Node) decider(id core.TenantID) (core.Member, bool) {
+	if n.alone() {
+		return n.self(), true
+	}
+	owner, _, ok := n.view.Owner(cluster.ShardOf(id))
+	return owner, ok
 }
 
 // do sorts commands: the operator's, those that ask who is there, the tenant's own.

@@ -209,19 +209,28 @@ func (n *Node) deleteAgent(a *asked, t *tenancy, id core.AgentID) {
 		a.answer(nil, &core.Problem{Kind: core.InUse, Detail: "the agent is in an interaction: hang it up first"})
 		return
 	}
+	bound := slices.Sorted(maps.Keys(t.bound[id]))
+	n.dropAgent(t, id)
+	// The status and the bindings go through lines of their own, so that a write of theirs
+	// that is still on its way cannot outlive this one.
+	a.out = n.remove(a.now, subject{t.conf.ID, agentKey(id)}, nil, a.out)
+	for _, by := range bound {
+		a.out = n.remove(a.now, subject{t.conf.ID, bindingsKey(id, by)}, nil, a.out)
+	}
+	a.out = n.remove(a.now, subject{t.conf.ID, agentPrefix + string(id)}, a.after(nil), a.out)
+	n.deskTimer(t)
+}
+
+// dropAgent forgets an agent.
+func (n *Node) dropAgent(t *tenancy, id core.AgentID) {
 	n.show(t, id, "")
 	n.gauges.Bindings -= len(t.bindings[id])
 	n.timers.set(timer{bindingTimer, t.conf.ID, string(id)}, core.Never)
 	t.desk.DropAgent(id)
 	delete(t.agents, id)
 	delete(t.bindings, id)
+	delete(t.bound, id)
 	delete(t.saved, id)
-	// The status and the bindings go through lines of their own, so that a write of theirs
-	// that is still on its way cannot outlive this one.
-	a.out = n.remove(a.now, subject{t.conf.ID, agentKey(id)}, nil, a.out)
-	a.out = n.remove(a.now, subject{t.conf.ID, bindingsKey(id)}, nil, a.out)
-	a.out = n.remove(a.now, subject{t.conf.ID, agentPrefix + string(id)}, a.after(nil), a.out)
-	n.deskTimer(t)
 }
 
 func (n *Node) deleteNumber(a *asked, t *tenancy, number string) {
@@ -275,6 +284,11 @@ func (n *Node) listLive(t *tenancy, r command.Range) command.Page[command.Intera
 			live[id] = c
 		}
 	}
+	for _, id := range slices.Sorted(maps.Keys(t.others)) {
+		if c := t.others[id]; !c.Filed {
+			live[id] = c
+		}
+	}
 	return page(live, r, interaction)
 }
 
@@ -282,6 +296,10 @@ func (n *Node) getInteraction(a *asked, t *tenancy, id core.InteractionID) {
 	c, ok := n.calls[id]
 	if ok && (c.Tenant == t.conf.ID || n.cfg.Plant == "tenant-leak") {
 		a.answer(interaction(c), nil)
+		return
+	}
+	if o := t.others[id]; o != nil {
+		a.answer(interaction(o), nil)
 		return
 	}
 	// One that has ended is found here until the records store has it, so that there is no

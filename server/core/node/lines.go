@@ -2,6 +2,7 @@ package node
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,6 +17,15 @@ type subject struct {
 	key    string
 }
 
+// promise is where an agent's reservation is on its way into a call's record.
+type promise uint8
+
+const (
+	none promise = iota
+	made         // in memory; the next Store has it
+	sent         // in the Store in flight
+)
+
 // line is the gate of one record. value makes the record's bytes at the moment of a
 // Store, not at every change: nil deletes it.
 type line struct {
@@ -24,6 +34,9 @@ type line struct {
 	value   func() any
 	agents  []core.AgentID // whose record goes with the next Store, as it is then
 	sent    []core.Op
+	guards  []core.Guard // of the next Store: what a decision in it rests on
+	guarded bool         // the Store in flight has guards
+	promise promise      // the next Store reserves an agent
 	retryAt core.Time
 	lingers bool // it is in Node.lingering
 }
@@ -84,9 +97,25 @@ func (n *Node) flush(now core.Time, l *line, out []core.Effect) []core.Effect {
 	return out
 }
 
+// guard adds to what the next Store of the line compares.
+func (l *line) guard(all ...core.Guard) {
+	for _, g := range all {
+		if !slices.Contains(l.guards, g) {
+			l.guards = append(l.guards, g)
+		}
+	}
+}
+
 // send makes the Store of a line.
 func (n *Node) send(_ core.Time, l *line, out []core.Effect) []core.Effect {
+	n.rests(l)
 	s := l.Send(n.token(), l.tenant, append(n.agentOps(l), core.Op{Key: l.key, Value: encode(l.value())})...)
+	s.If, l.guards, l.guarded = l.guards, nil, len(l.guards) > 0
+	if l.promise == made {
+		l.promise = sent
+	} else {
+		l.promise = none
+	}
 	l.sent, l.retryAt = s.Ops, 0
 	n.inflight[s.Token] = l
 	n.timers.set(timer{lineTimer, l.tenant, l.key}, l.Deadline(n.cfg.StoreGrace))
@@ -138,12 +167,26 @@ func encode(v any) []byte {
 		return nil
 	case *call.Call:
 		return v.Encode()
+	case []byte:
+		return v
 	}
 	b, err := json.Marshal(v)
 	if err != nil {
 		panic("record cannot be encoded: " + err.Error()) // our own types: a bug, never data
 	}
 	return b
+}
+
+// rests adds what every decision of a desk rests on: the epoch of its shard.
+func (n *Node) rests(l *line) {
+	t, ok := n.tenants[l.tenant]
+	if !ok || n.alone() {
+		return
+	}
+	kind, _, _ := strings.Cut(l.key, "/")
+	if kind == "config" || kind == "agents" || len(l.agents) > 0 {
+		l.guard(n.epoch(t)...)
+	}
 }
 
 func (n *Node) stored(now core.Time, token core.Token, out []core.Effect) []core.Effect {
@@ -163,6 +206,9 @@ func (n *Node) conflict(now core.Time, token core.Token, out []core.Effect) []co
 		return out
 	}
 	delete(n.inflight, token)
+	if l.guarded {
+		return n.overruled(now, l, out)
+	}
 	var again []core.Op
 	for _, op := range l.sent {
 		if id, ok := strings.CutPrefix(op.Key, agentKey("")); ok && op.Key != l.key {

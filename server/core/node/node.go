@@ -9,6 +9,7 @@ import (
 
 	"github.com/dialtone-cc/dialtone/server/core"
 	"github.com/dialtone-cc/dialtone/server/core/call"
+	"github.com/dialtone-cc/dialtone/server/core/cluster"
 	"github.com/dialtone-cc/dialtone/server/core/digest"
 	"github.com/dialtone-cc/dialtone/server/core/leg"
 	"github.com/dialtone-cc/dialtone/server/core/limit"
@@ -36,6 +37,13 @@ type Node struct {
 	rand   *core.Rand
 	life   Life
 	tokens core.Token
+
+	incarnation core.Revision // of this process in the cluster; 0: there is none
+	view        *cluster.View
+	talking     []subject // calls to be taken over, those that talk and the others
+	orphans     []subject
+	inherited   map[core.InteractionID]bool // those of both lists
+	underway    map[core.InteractionID]bool // taken over, and not known again by both phones
 
 	tenants map[core.TenantID]*tenancy
 	domains map[string]core.TenantID
@@ -88,7 +96,7 @@ func New(cfg Config) *Node {
 		tenants: map[core.TenantID]*tenancy{}, domains: map[string]core.TenantID{}, keys: map[core.KeyHash]core.TenantID{}, leaving: map[core.TenantID]*asked{},
 		calls: map[core.InteractionID]*call.Call{}, tags: map[string]core.LegID{},
 		asked: map[core.TxnID]core.LegID{}, taken: map[string]core.LegID{},
-		flows: map[core.FlowID][]subject{}, lines: map[subject]*line{}, inflight: map[core.Token]*line{}, outbox: map[core.InteractionID]*parcel{},
+		flows: map[core.FlowID][]subject{}, lines: map[subject]*line{}, inflight: map[core.Token]*line{}, outbox: map[core.InteractionID]*parcel{}, underway: map[core.InteractionID]bool{}, inherited: map[core.InteractionID]bool{},
 		auth:      digest.New(cfg.NonceKey),
 		invites:   limit.New[netip.Addr](float64(cfg.SourceRate), float64(2*cfg.SourceRate), 1<<16),
 		registers: limit.New[netip.Addr](float64(cfg.RegisterRate), float64(10*cfg.RegisterRate), 1<<16),
@@ -133,7 +141,11 @@ func (n *Node) Step(now core.Time, ev core.Event, out []core.Effect) []core.Effe
 	case core.Fenced:
 		return n.fence(out)
 	case core.Restored:
-		out = n.restore(now, e.Entries, out)
+		out = n.restore(now, e, out)
+	case core.Watched:
+		if out = n.watched(now, e, out); !n.alone() && !n.view.Alive(n.cfg.ID, n.incarnation) {
+			return n.fence(out) // it has been claimed, or its lease has ended
+		}
 	case core.Delivered:
 		out = n.delivered(now, e.ID, out)
 	case core.DeliveryFailed:
@@ -146,7 +158,8 @@ func (n *Node) Step(now core.Time, ev core.Event, out []core.Effect) []core.Effe
 		out = n.drain(now, e.Within, out)
 	case core.Woken:
 	}
-	return n.gather(now, token, n.due(now, out))
+	out = n.gather(now, token, n.due(now, out))
+	return n.coordinate(now, ev, out)
 }
 
 // Deadline returns when the node wants Woken, and why; core.Never when nothing is due.
@@ -154,7 +167,14 @@ func (n *Node) Deadline() (core.Time, core.Reason) {
 	if n.life == Over {
 		return core.Never, ""
 	}
-	return n.timers.first()
+	at, why := n.timers.first()
+	if n.alone() {
+		return at, why
+	}
+	if t, r := n.view.Deadline(); t < at {
+		return t, r
+	}
+	return at, why
 }
 
 // due does what the timers ask for. A timer that is still due after its work would spin;
@@ -178,6 +198,12 @@ func (n *Node) due(now core.Time, out []core.Effect) []core.Effect {
 			out = n.parcelDue(now, core.InteractionID(t.id), out)
 		case drainTimer:
 			out = n.drainDue(now, out)
+		case rescueTimer:
+			out = n.rescued(now, t.tenant, core.InteractionID(t.id), out)
+		case offerTimer:
+			if tenant, ok := n.tenants[t.tenant]; ok {
+				out = n.takeBack(now, tenant, core.InteractionID(t.id), out)
+			}
 		case portTimer:
 			if t, ok := n.tenants[t.tenant]; ok {
 				out = n.match(now, t, out)

@@ -63,7 +63,7 @@ func (n *Node) deliveryFailed(now core.Time, id core.InteractionID, out []core.E
 	n.timers.set(timer{parcelTimer, p.cdr.Tenant, string(id)}, now.Add(wait))
 	if _, live := n.calls[id]; !live && !p.spilled && p.key == callKey(id) {
 		p.spilled = true
-		return n.settle(now, p, encode(p.cdr), out)
+		return n.settle(now, p, encode(postedRecord{*p.cdr, n.incarnation}), out)
 	}
 	return out
 }

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/dialtone-cc/dialtone/server/core"
@@ -16,7 +17,9 @@ import (
 // A record that has this many answers waiting for the store takes no more.
 const maxHeld = 64
 
-func bindingsKey(id core.AgentID) string { return "bindings/" + string(id) }
+func bindingsKey(id core.AgentID, by core.NodeID) string {
+	return "bindings/" + string(id) + "/" + string(by)
+}
 
 // register takes a REGISTER (s.10.3). An unknown agent, an unknown tenant and a wrong
 // password are challenged alike.
@@ -47,7 +50,7 @@ func (n *Node) register(now core.Time, e core.RequestReceived, out []core.Effect
 		return n.refuse(e, 403, out)
 	}
 	agent := core.AgentID(user)
-	s := subject{t.conf.ID, bindingsKey(agent)}
+	s := subject{t.conf.ID, bindingsKey(agent, n.cfg.ID)}
 	if l, ok := n.lines[s]; ok && l.Held() >= maxHeld {
 		return n.refuse(e, 503, out, leg.RetryAfter(5))
 	}
@@ -59,31 +62,75 @@ func (n *Node) register(now core.Time, e core.RequestReceived, out []core.Effect
 		return append(out, answer[0].Effect)
 	}
 	out = n.setBindings(now, t, agent, next, answer, out)
-	if len(next.Live(now)) > 0 {
+	if len(next.Live(now)) > 0 && n.ours(t) {
 		out = n.cameBack(now, t, agent, before == 0, out)
 	}
 	return out
 }
 
-// setBindings stores an agent's bindings and tells the desk whether it can be reached.
+// setBindings stores what this node now says of an agent's bindings, next being those of
+// all nodes.
 func (n *Node) setBindings(now core.Time, t *tenancy, id core.AgentID, next registrar.Set, after []commit.Waiting, out []core.Effect) []core.Effect {
+	own := t.bound[id][n.cfg.ID].Took(now, n.self(), t.bindings[id], next)
+	return n.setOwn(now, t, id, own, after, out)
+}
+
+// setOwn writes this node's bindings of an agent.
+func (n *Node) setOwn(now core.Time, t *tenancy, id core.AgentID, own registrar.Set, after []commit.Waiting, out []core.Effect) []core.Effect {
+	t.bind(id, n.cfg.ID, own)
+	s := subject{t.conf.ID, bindingsKey(id, n.cfg.ID)}
+	if len(own) == 0 {
+		out = n.remove(now, s, after, out)
+	} else {
+		out = n.write(now, s, own, after, out)
+	}
+	return n.rebind(now, t, id, out)
+}
+
+// bind notes what a node says of an agent's bindings.
+func (t *tenancy) bind(id core.AgentID, by core.NodeID, set registrar.Set) {
+	if len(set) == 0 {
+		if delete(t.bound[id], by); len(t.bound[id]) == 0 {
+			delete(t.bound, id)
+		}
+		return
+	}
+	if t.bound[id] == nil {
+		t.bound[id] = map[core.NodeID]registrar.Set{}
+	}
+	t.bound[id][by] = set
+}
+
+// merge makes of what all nodes say where the agent is reached, and reports whether that
+// changed whether it is.
+func (n *Node) merge(now core.Time, t *tenancy, id core.AgentID) (changed bool) {
+	var sets []registrar.Set
+	due := core.Never
+	for _, by := range slices.Sorted(maps.Keys(t.bound[id])) {
+		sets = append(sets, t.bound[id][by])
+		due = min(due, t.bound[id][by].Deadline())
+	}
+	next := registrar.Merge(now, sets...)
+	if !n.alone() {
+		next = next.Detached(n.view.Alive)
+	}
 	n.gauges.Bindings += len(next) - len(t.bindings[id])
 	n.remember(t.conf.ID, id, next)
-	reachable := len(next.Live(now)) > 0
-	if len(next) == 0 {
+	if t.bindings[id] = next; len(next) == 0 {
 		delete(t.bindings, id)
-		out = n.remove(now, subject{t.conf.ID, bindingsKey(id)}, after, out)
-	} else {
-		t.bindings[id] = next
-		out = n.write(now, subject{t.conf.ID, bindingsKey(id)}, next, after, out)
 	}
-	n.timers.set(timer{bindingTimer, t.conf.ID, string(id)}, next.Deadline())
-	a, _ := t.desk.Agent(id)
-	if a.Reachable == reachable {
+	n.timers.set(timer{bindingTimer, t.conf.ID, string(id)}, due)
+	a, ok := t.desk.Agent(id)
+	t.desk.SetReachable(now, id, len(next) > 0)
+	return ok && a.Reachable != (len(next) > 0)
+}
+
+// rebind is merge with what follows for the agent: one whose last phone is gone.
+func (n *Node) rebind(now core.Time, t *tenancy, id core.AgentID, out []core.Effect) []core.Effect {
+	if !n.merge(now, t, id) {
 		return out
 	}
-	t.desk.SetReachable(now, id, reachable)
-	if !reachable {
+	if a, _ := t.desk.Agent(id); !a.Reachable && n.ours(t) {
 		t.wentAway(now, id, a)
 	}
 	return n.agentChanged(now, t, id, nil, out)
@@ -121,12 +168,16 @@ func (n *Node) bindingsDue(now core.Time, tenant core.TenantID, id core.AgentID,
 	if !ok {
 		return out
 	}
-	next, changed := t.bindings[id].Expire(now)
-	if !changed {
-		n.timers.set(timer{bindingTimer, tenant, string(id)}, next.Deadline())
-		return out
+	own := t.bound[id][n.cfg.ID]
+	for _, by := range slices.Sorted(maps.Keys(t.bound[id])) {
+		if left, changed := t.bound[id][by].Expire(now); changed {
+			t.bind(id, by, left)
+		}
 	}
-	return n.setBindings(now, t, id, next, nil, out)
+	if left, changed := own.Expire(now); changed {
+		return n.setOwn(now, t, id, left, nil, out)
+	}
+	return n.rebind(now, t, id, out)
 }
 
 // flowClosed forgets what could be reached only over a connection that is gone.
@@ -139,8 +190,8 @@ func (n *Node) flowClosed(now core.Time, flow core.FlowID, out []core.Effect) []
 			continue
 		}
 		id := core.AgentID(who.key)
-		if next, changed := t.bindings[id].Drop(flow); changed {
-			out = n.setBindings(now, t, id, next, nil, out)
+		if left, changed := t.bound[id][n.cfg.ID].Drop(flow); changed {
+			out = n.setOwn(now, t, id, left, nil, out)
 		}
 	}
 	return out

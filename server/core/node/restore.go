@@ -9,6 +9,7 @@ import (
 	"github.com/dialtone-cc/dialtone/server/core"
 	"github.com/dialtone-cc/dialtone/server/core/acd"
 	"github.com/dialtone-cc/dialtone/server/core/call"
+	"github.com/dialtone-cc/dialtone/server/core/cluster"
 	"github.com/dialtone-cc/dialtone/server/core/registrar"
 	"github.com/dialtone-cc/dialtone/server/core/tenant"
 )
@@ -35,14 +36,21 @@ const (
 // restore takes up what the store held. Configuration comes first, calls last, since they
 // find their agents and queues there. A record that cannot be read is reported and left
 // alone: it may be of a newer version.
-func (n *Node) restore(now core.Time, entries []core.Entry, out []core.Effect) []core.Effect {
+func (n *Node) restore(now core.Time, e core.Restored, out []core.Effect) []core.Effect {
 	if n.life != Restoring {
 		return out
 	}
-	n.life = Serving
+	n.life, n.incarnation = Serving, e.Incarnation
+	n.view = cluster.New(n.cfg.ID, n.incarnation)
 	byTenant := map[core.TenantID][]core.Entry{}
-	for _, e := range entries {
-		byTenant[e.Tenant] = append(byTenant[e.Tenant], e)
+	for _, e := range e.Entries {
+		if e.Tenant != "" {
+			byTenant[e.Tenant] = append(byTenant[e.Tenant], e)
+			continue
+		}
+		if err := n.view.Take(core.Change{Key: e.Key, Value: e.Value, Revision: e.Revision}); err != nil {
+			out = append(out, core.Log{Level: 8, Text: "record cannot be read and is left alone", Attrs: []any{"key", e.Key, "error", err.Error()}})
+		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(byTenant)) {
 		all := byTenant[id]
@@ -68,7 +76,7 @@ func (n *Node) restore(now core.Time, entries []core.Entry, out []core.Effect) [
 
 // rank is the order in which kinds of records are taken up.
 func rank(key string) int {
-	for i, p := range []string{tenantKey, queuePrefix, agentPrefix, numberPrefix, "bindings/", "agents/", "outbox/", "calls/"} {
+	for i, p := range []string{tenantKey, queuePrefix, agentPrefix, numberPrefix, "bindings/", "agents/", "outbox/", "calls/", offerPrefix} {
 		if strings.HasPrefix(key, p) {
 			return i
 		}
@@ -95,13 +103,18 @@ func (n *Node) take(now core.Time, e core.Entry, out []core.Effect) ([]core.Effe
 	switch kind {
 	case "bindings":
 		set, err := decode[registrar.Set](e.Value)
-		if err == nil {
-			t.bindings[core.AgentID(id)] = set
-			n.gauges.Bindings += len(set)
-			t.desk.SetReachable(now, core.AgentID(id), len(set.Live(now)) > 0)
-			n.timers.set(timer{bindingTimer, e.Tenant, id}, set.Deadline())
+		if err != nil {
+			return out, err
 		}
-		return out, err
+		agent, by, one := strings.Cut(id, "/")
+		if !one { // as nodes wrote them that were alone: this one's now
+			by = string(n.cfg.ID)
+			out = n.remove(now, subject{e.Tenant, e.Key}, nil, out)
+			out = n.write(now, subject{e.Tenant, bindingsKey(core.AgentID(agent), n.cfg.ID)}, set, nil, out)
+		}
+		t.bind(core.AgentID(agent), core.NodeID(by), set)
+		n.merge(now, t, core.AgentID(agent))
+		return out, nil
 	case "agents":
 		r, err := decode[agentRecord](e.Value)
 		if err == nil {
@@ -110,10 +123,11 @@ func (n *Node) take(now core.Time, e core.Entry, out []core.Effect) ([]core.Effe
 		}
 		return out, err
 	case "outbox":
-		cdr, err := decodeOf(e.Value, func(c core.CDR) bool { return c.Tenant == e.Tenant && string(c.ID) == id })
+		p, err := decodeOf(e.Value, func(p postedRecord) bool { return p.Tenant == e.Tenant && string(p.ID) == id })
 		if err == nil {
-			n.outbox[cdr.ID] = &parcel{cdr: &cdr, key: e.Key}
-			out = append(out, core.Deliver{CDR: &cdr})
+			n.view.Anchored(e.Tenant, e.Key, cluster.Process{ID: p.Node, Incarnation: p.Incarnation})
+			t.posted[p.ID] = p
+			out = n.redeliver(t, p.ID, out)
 		}
 		return out, err
 	case "calls":
@@ -127,7 +141,18 @@ func (n *Node) take(now core.Time, e core.Entry, out []core.Effect) ([]core.Effe
 		if err != nil {
 			return out, err
 		}
+		n.view.Anchored(e.Tenant, e.Key, cluster.Process{ID: c.Node, Incarnation: c.Incarnation})
+		if who, known := n.heir(c.Node, c.Incarnation, c.ID); !known || who != n.cfg.ID {
+			t.others[c.ID] = c
+			return n.follow(now, t, c.ID, call.Standing{}, c, out), nil
+		}
 		return n.takeCall(now, t, c, out), nil
+	case "offers":
+		o, err := decode[offerRecord](e.Value)
+		if o.revision = e.Revision; err == nil {
+			out = n.offered(now, t, core.InteractionID(id), &o, out)
+		}
+		return out, err
 	}
 	return out, nil
 }

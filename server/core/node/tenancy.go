@@ -31,6 +31,13 @@ type tenancy struct {
 	arrivals *limit.Table[core.TenantID]
 	matching bool
 	portAt   core.Time // the desk gives out nothing before: no media port was free
+
+	// What other nodes hold.
+	bound     map[core.AgentID]map[core.NodeID]registrar.Set // by the node that took the REGISTER
+	others    map[core.InteractionID]*call.Call              // calls that they anchor
+	offers    map[core.InteractionID]offerRecord
+	committed map[string][]byte                   // records that the desk's owner writes, as last seen
+	posted    map[core.InteractionID]postedRecord // their CDRs on the way
 }
 
 func newTenancy(conf tenant.Tenant) *tenancy {
@@ -39,6 +46,8 @@ func newTenancy(conf tenant.Tenant) *tenancy {
 		numbers: map[string]tenant.Number{}, bindings: map[core.AgentID]registrar.Set{},
 		desk: acd.New(), tags: map[core.InteractionID][]string{}, saved: map[core.AgentID]agentRecord{},
 		shown: map[core.AgentID]acd.State{}, tallies: map[core.QueueID]*tally{},
+		bound: map[core.AgentID]map[core.NodeID]registrar.Set{}, others: map[core.InteractionID]*call.Call{},
+		offers: map[core.InteractionID]offerRecord{}, committed: map[string][]byte{}, posted: map[core.InteractionID]postedRecord{},
 	}
 	t.configure(conf)
 	return t
@@ -151,7 +160,7 @@ func (n *Node) show(t *tenancy, id core.AgentID, s acd.State) {
 
 // agentChanged writes, tells and matches after a change of an agent outside any call.
 func (n *Node) agentChanged(now core.Time, t *tenancy, id core.AgentID, after []commit.Waiting, out []core.Effect) []core.Effect {
-	changed := t.changed([]core.AgentID{id})
+	changed := n.declaredBy(t, []core.AgentID{id})
 	waiting := append(n.tellAgents(t, []core.AgentID{id}), after...)
 	l := n.line(subject{t.conf.ID, agentKey(id)}, func() any { return t.record(id) })
 	// Somebody who is told of a change must find it after a crash, also when it waits in the
@@ -214,6 +223,12 @@ func (t *tenancy) valid(n *Node) error {
 			continue
 		}
 		c, ok := n.calls[a.Interaction]
+		if t.others[a.Interaction] != nil {
+			if t.standing(a.Interaction).Agent != id {
+				return fmt.Errorf("agent %s is %s with %s of another node, whose record does not name it", id, a.State, a.Interaction)
+			}
+			continue
+		}
 		if !ok {
 			return fmt.Errorf("agent %s is %s with %s, which is gone", id, a.State, a.Interaction)
 		}
@@ -240,7 +255,10 @@ func (t *tenancy) everything() []string {
 		keys = append(keys, queuePrefix+string(id))
 	}
 	for _, id := range slices.Sorted(maps.Keys(t.agents)) {
-		keys = append(keys, agentPrefix+string(id), agentKey(id), bindingsKey(id))
+		keys = append(keys, agentPrefix+string(id), agentKey(id))
+		for _, by := range slices.Sorted(maps.Keys(t.bound[id])) {
+			keys = append(keys, bindingsKey(id, by))
+		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(t.numbers)) {
 		keys = append(keys, numberPrefix+id)

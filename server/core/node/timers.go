@@ -16,11 +16,13 @@ const (
 	bindingTimer             // a registration expires
 	parcelTimer              // a CDR is delivered again
 	drainTimer               // patience with live calls ends
+	rescueTimer              // a phone has not answered the re-INVITE of its call's new anchor
+	offerTimer               // an offer to another node's call has not been accepted
 	portTimer                // agents' legs are tried again after a shortage of media ports
 )
 
 func (k kind) String() string {
-	return [...]string{"call", "line", "wrap-up", "registration", "delivery", "drain", "media ports"}[k]
+	return [...]string{"call", "line", "wrap-up", "registration", "delivery", "drain", "takeover", "offer", "media ports"}[k]
 }
 
 // timer names one timer; the same name set again moves it.

@@ -23,7 +23,8 @@ const (
 	// start would otherwise lock its person out until its own leavings expire.
 	MaxBindings = 10
 
-	maxContact = 2048 // bytes; linphone with push parameters has 900
+	maxOwn     = 3 * MaxBindings // of one node's Set, what is unbound included
+	maxContact = 2048            // bytes; linphone with push parameters has 900
 	maxPath    = 8
 	maxCallID  = 256
 )
@@ -40,6 +41,12 @@ type Binding struct {
 	RegID    int            `json:"reg_id,omitempty"`   // 0: none
 	At       core.Time      `json:"at"`                 // last refresh
 	Path     []core.Address `json:"path,omitempty"`     // Route of requests to this binding
+
+	Unbound bool `json:"unbound,omitempty"` // it is none any more, also if another node's Set has it
+
+	// The process that holds the phone's connection; zero when there is none to hold (UDP).
+	Holder      core.NodeID   `json:"holder,omitempty"`
+	Incarnation core.Revision `json:"incarnation,omitempty"`
 }
 
 // Set is the bindings of one AOR. Invariants, checked by Valid:
@@ -63,6 +70,72 @@ func (s Set) Drop(flow core.FlowID) (Set, bool) {
 	return s.without(func(b Binding) bool {
 		return b.Peer.Transport == core.TCP && b.Peer.Flow == flow && flow != ""
 	})
+}
+
+// Detached returns the bindings as they are without the connections that processes held
+// which are gone: such a phone is tried at the address that it says.
+func (s Set) Detached(alive func(core.NodeID, core.Revision) bool) Set {
+	s = slices.Clone(s)
+	for i, b := range s {
+		if b.Holder != "" && !alive(b.Holder, b.Incarnation) {
+			s[i].Peer.Flow, s[i].Holder, s[i].Incarnation = "", "", 0
+		}
+	}
+	return s
+}
+
+// Merge returns what several nodes' registrations come to. Each node writes its own Set: of
+// one binding the newest says where the phone is, or that it is unbound (Without).
+func Merge(now core.Time, sets ...Set) Set {
+	var all Set
+	for _, s := range sets {
+		all = append(all, s...)
+	}
+	slices.SortStableFunc(all, func(a, b Binding) int { return cmp.Or(cmp.Compare(b.At, a.At), cmp.Compare(b.CSeq, a.CSeq)) })
+	newest := all[:0]
+	for _, b := range all {
+		if !slices.ContainsFunc(newest, func(n Binding) bool { return n.replaces(b) }) {
+			newest = append(newest, b)
+		}
+	}
+	live, _ := newest.without(func(b Binding) bool { return b.Expires <= now || b.Unbound })
+	if len(live) > MaxBindings {
+		live = live[:MaxBindings]
+	}
+	return live
+}
+
+// Took returns a node's own Set after a REGISTER that it took has made next of was, the
+// bindings of all nodes: what the request bound, what this node had bound before, and of
+// what is gone from next that it is unbound, for as long as another node's Set may say
+// otherwise.
+func (s Set) Took(now core.Time, by core.Member, was, next Set) Set {
+	var own Set
+	for _, b := range next {
+		if b.At == now {
+			b.Holder, b.Incarnation = "", 0
+			if b.Peer.Transport != core.UDP {
+				b.Holder, b.Incarnation = by.ID, by.Incarnation
+			}
+			own = append(own, b)
+		}
+	}
+	for _, b := range was {
+		if !slices.ContainsFunc(next, func(n Binding) bool { return n.replaces(b) }) {
+			b.At, b.Unbound = now, true
+			own = append(own, b)
+		}
+	}
+	for _, b := range s {
+		if b.Expires > now && !slices.ContainsFunc(own, func(n Binding) bool { return n.replaces(b) }) {
+			own = append(own, b)
+		}
+	}
+	if len(own) > maxOwn {
+		slices.SortStableFunc(own, func(a, b Binding) int { return cmp.Compare(b.At, a.At) })
+		own = own[:maxOwn]
+	}
+	return own
 }
 
 // without copies, since a Set is shared with whoever has it.
@@ -118,6 +191,20 @@ func (b Binding) Target() core.Target {
 		return core.Target{Transport: core.UDP, Host: source.Addr().Unmap().String(), Port: source.Port()}
 	}
 	return t
+}
+
+// Reach returns where a request of a node to the binding goes, and its Route. A connection
+// that another node holds is reached through that node, by the token that it gave for it
+// (RFC 5626 s.5.3).
+func (b Binding) Reach(from core.NodeID) (core.Target, []core.Address) {
+	if b.Holder == "" || b.Holder == from || b.Peer.Token == "" {
+		return b.Target(), b.Path
+	}
+	token, err := core.ParseURI(b.Peer.Token)
+	if err != nil {
+		return b.Target(), b.Path
+	}
+	return core.Target{Transport: transport(token), Host: token.Host, Port: port(token)}, append([]core.Address{{URI: token}}, b.Path...)
 }
 
 // natted reports whether the phone is not at the address that it says. A name that nobody

@@ -102,6 +102,7 @@ type API struct {
 	slots    chan struct{}
 	once     *idempotency
 	feed     *feed
+	passing  *http.Transport
 }
 
 // New returns an API that is ready to serve. Close ends it.
@@ -116,6 +117,7 @@ func New(c Config) *API {
 		slots:    make(chan struct{}, c.InFlight),
 		once:     newIdempotency(),
 		feed:     newFeed(c),
+		passing:  newPassing(),
 	}
 	a.router = newRouter(a.routes)
 	return a
@@ -146,7 +148,10 @@ func (a *API) Do(e core.Effect) {
 }
 
 // Close ends all event streams and refuses new ones. Other requests are still answered.
-func (a *API) Close() { a.feed.close() }
+func (a *API) Close() {
+	a.feed.close()
+	a.passing.CloseIdleConnections()
+}
 
 // ServeHTTP answers one request.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -221,7 +226,16 @@ func (a *API) run(ctx context.Context, q *request) (ans answer) {
 			ans = fail(problem{Kind: internalError, Detail: "The server failed on this request. Report the request_id."})
 		}
 	}()
-	return q.route.run(a, ctx, q)
+	ans = q.route.run(a, ctx, q)
+	if q.elsewhere.IsValid() {
+		return answer{serve: a.pass(q, q.elsewhere)}
+	}
+	return ans
+}
+
+// gone is the answer while nobody decides: its node has died, or its tenant moves.
+func gone() problem {
+	return problem{Kind: core.Unavailable, Detail: "The node that decides for this tenant is changing at this moment. Try again.", RetryAfter: "1"}
 }
 
 func (a *API) takeSlot() bool {

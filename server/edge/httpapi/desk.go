@@ -57,6 +57,15 @@ func (a *API) ask(ctx context.Context, q *request, do any) (any, *problem) {
 	}
 	select {
 	case r := <-answered:
+		if r.Elsewhere.IsValid() {
+			a.limits.prove(q.key)
+			if q.http.Header.Get(passedHeader) != "" {
+				p := gone()
+				return nil, &p
+			}
+			q.elsewhere = r.Elsewhere
+			return nil, &problem{Kind: core.Unavailable} // not seen: see run
+		}
 		if r.Problem == nil {
 			a.limits.prove(q.key)
 			return r.Value, nil

@@ -6,6 +6,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
@@ -35,6 +36,8 @@ type request struct {
 	seen   core.TenantID // as the core has named it; "" when it was not asked
 	query  url.Values
 	body   []byte
+
+	elsewhere netip.AddrPort // the API of the node that decides; invalid: it is done here
 }
 
 func (a *API) request(r *http.Request) *request {

@@ -77,6 +77,7 @@ type Call struct {
 	Why         core.EndReason    `json:"why,omitempty"`         // Announcing: what the end will say
 	Filed       bool              `json:"filed,omitempty"`       // the CDR is in the outbox
 	Incarnation core.Revision     `json:"incarnation,omitempty"` // of the anchor's process
+	Mover       core.NodeID       `json:"mover,omitempty"`       // the node that gave the call to its anchor, until that one has taken it
 
 	open    []core.LegID // media legs that are not closed yet
 	opening []core.LegID // those of them whose port is not there yet

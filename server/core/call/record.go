@@ -85,6 +85,7 @@ func describe(w *wire.Coder, c *Call) {
 	wire.Text(w, 25, &c.Why)
 	wire.Bool(w, 26, &c.Filed)
 	wire.Int(w, 27, &c.Incarnation)
+	wire.Text(w, 28, &c.Mover)
 }
 
 func describeMoment(w *wire.Coder, m *core.Moment) {

@@ -27,7 +27,7 @@ func (c *Call) Recover(env *Env) {
 		c.EachLeg(func(l *leg.Leg) { l.Recover(&env.Env, env.Now.Sub(c.ArrivedAt)) })
 		return
 	}
-	c.Node, c.Incarnation = env.Node.ID, env.Node.Incarnation
+	c.Node, c.Incarnation, c.Mover = env.Node.ID, env.Node.Incarnation, ""
 	c.note(env, core.Moment{What: core.Recovered})
 	for i := range c.Fading {
 		c.Fading[i].Recover(&env.Env, env.Now.Sub(c.ArrivedAt))

@@ -48,20 +48,19 @@ func best(pool []*node, thing uint64) *node {
 // changes only when the process that it named has gone, so one who asks with old knowledge
 // is right, or can no longer commit.
 func (v *View) Resolve(anchor core.NodeID, incarnation core.Revision, interaction core.InteractionID) (core.NodeID, bool) {
-	p, thing := Process{anchor, incarnation}, hash(string(interaction))
-	for { // ends: the claims of two turns rise in revision, as heir says
+	p := Process{anchor, incarnation}
+	if v.here(p) != nil {
+		return anchor, true
+	}
+	thing := hash(string(interaction))
+	for c := v.covering(p); c != nil; c = v.covering(p) { // each is later than the one before, as heir says
+		var ok bool
+		if p, ok = v.heir(c, thing); !ok {
+			return "", false
+		}
 		if v.here(p) != nil {
 			return p.ID, true
 		}
-		c := v.covering(p)
-		if c == nil {
-			break
-		}
-		heir, ok := v.heir(c, thing)
-		if !ok {
-			return "", false
-		}
-		p = heir
 	}
 	if i, found := v.find(p.ID); found && v.nodes[i].Incarnation > p.Incarnation {
 		return p.ID, true // it has restarted before anybody claimed it
@@ -85,12 +84,14 @@ func (v *View) covering(p Process) *claim {
 // the claim was committed (its Guards say so): one that was claimed no later was put there
 // by no node, and is passed over, since it could close a circle.
 func (v *View) heir(c *claim, thing uint64) (heir Process, ok bool) {
+	var highest uint64
 	for _, s := range c.survivors {
-		if ok && prefers(s.ID, heir.ID, thing) >= 0 {
+		is := score(s.ID, thing)
+		if ok && (is < highest || is == highest && s.ID >= heir.ID) {
 			continue
 		}
 		if later := v.covering(s); later == nil || later.revision > c.revision {
-			heir, ok = s, true
+			heir, highest, ok = s, is, true
 		}
 	}
 	return heir, ok

@@ -204,11 +204,11 @@ func (v *View) count(of Process, more int) {
 	i, found := slices.BinarySearchFunc(v.counts, of, func(c count, p Process) int { return compareProcesses(c.Process, p) })
 	if !found {
 		v.counts = slices.Insert(v.counts, i, count{Process: of})
-		v.dirty = true
+		v.dirty = v.dirty || v.here(of) == nil // one that is gone may have to be claimed
 	}
 	if v.counts[i].records += more; v.counts[i].records == 0 {
 		v.counts = slices.Delete(v.counts, i, i+1)
-		v.dirty = true
+		v.dirty = v.dirty || len(v.claims) > 0 // one of them may go
 	}
 }
 

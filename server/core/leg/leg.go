@@ -98,7 +98,8 @@ type Leg struct {
 
 	Applied   core.MediaSpec `json:"-"` // what the media edge was last told
 	keepalive keepalive
-	recovered bool // from a record: what it promises may have been sent before
+	recovered bool      // from a record: what it promises may have been sent before
+	ackBy     core.Time // a recovered leg in Answering is taken as confirmed then
 	bye       core.TxnID
 	second    core.Time // of the last re-INVITE
 	reinvites int       // within it
@@ -180,6 +181,7 @@ func (l *Leg) Deadline() (core.Time, core.Reason) {
 		soonest(l.Repeat.At, "repeat 2xx")
 		soonest(l.Repeat.GiveUpAt, "no ACK")
 	}
+	soonest(l.ackBy, "no ACK after a takeover")
 	if l.State == Cancelling {
 		soonest(l.GiveUpAt, "no answer to CANCEL")
 	}
@@ -192,6 +194,9 @@ func (l *Leg) Deadline() (core.Time, core.Reason) {
 
 // Wake does what is due.
 func (l *Leg) Wake(env *Env) Report {
+	if l.ackBy != 0 && l.ackBy <= env.Now {
+		l.unheard(env)
+	}
 	if r := l.Repeat; r != nil && r.GiveUpAt <= env.Now {
 		return l.unacked(env)
 	}

@@ -51,6 +51,22 @@ func (l *Leg) Recover(env *Env, age time.Duration) bool {
 	return false
 }
 
+// ackWait is how long a recovered leg in Answering waits for the ACK to its repeated 200.
+// A phone that has acknowledged the first 200, from the node that is gone, may send its ACK
+// there again, or nowhere. One that has not will have by then.
+const ackWait = 100 * time.Millisecond
+
+// unheard ends the wait: the leg is taken as confirmed, and its peer is asked. One that
+// never got a 200 has no dialog to say yes to (481), and the call ends.
+func (l *Leg) unheard(env *Env) {
+	if l.ackBy = 0; l.State != Answering {
+		return
+	}
+	l.State, l.Invite, l.Repeat, l.Reoffer = Confirmed, nil, nil, false
+	env.Touched = true
+	l.Reinvite(env)
+}
+
 // Recovering reports whether the peer has not yet been told, or has not yet acknowledged,
 // where this side is now.
 func (l *Leg) Recovering() bool {
@@ -73,7 +89,9 @@ func (l *Leg) Reopen(env *Env, address netip.AddrPort) {
 		again.Contact = []core.Address{{URI: env.Contact(l.Dialog.Peer.Transport)}} // the ACK is to come here
 		l.Repeat.Response = &again
 		l.Exchange = Settled
-		l.Reoffer = true
+		if l.Reoffer = true; !l.AnswerDue { // else the ACK has what is still to be known
+			l.ackBy = env.Now.Add(ackWait)
+		}
 		env.urgent(core.Respond{Txn: l.Repeat.Txn, To: l.Dialog.Peer, Response: &again})
 	case Confirmed:
 		if l.Exchange == Theirs { // they were told the old address meanwhile

@@ -147,7 +147,7 @@ func (l *Leg) Acknowledge(env *Env, req *core.Request) Report {
 		l.leave(env)
 		return Nothing
 	case l.State == Answering:
-		l.State, l.Invite = Confirmed, nil
+		l.State, l.Invite, l.ackBy = Confirmed, nil, 0
 	case l.Exchange == Theirs:
 		l.Exchange, report = Settled, Changed
 	}

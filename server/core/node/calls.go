@@ -218,7 +218,7 @@ const portPause = time.Second
 // which may give an agent back at once (no phone left), so it goes on until nothing moves.
 func (n *Node) match(now core.Time, t *tenancy, out []core.Effect) []core.Effect {
 	// t.matching: a call that is given its reservation comes here again.
-	if t.matching || now < t.portAt || !n.ours(t) {
+	if t.matching || n.watching || now < t.portAt || !n.ours(t) {
 		return out
 	}
 	t.matching = true

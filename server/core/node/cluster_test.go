@@ -32,6 +32,8 @@ type group struct {
 	cseq     uint32
 	rings    bool // phones ring and do not answer
 	mute     bool // phones say nothing at all
+	deaf     bool // callers do not acknowledge a 200
+	reverse  bool // the store shows a commit's changes in reverse
 	sent     []message
 	cdrs     map[core.InteractionID]int
 	replies  []core.Reply
@@ -146,6 +148,9 @@ func (g *group) commit(m *member, s core.Store) {
 			g.keys[full] = core.Entry{Tenant: s.Tenant, Key: op.Key, Value: op.Value, Revision: g.revision}
 		}
 		w.Changes = append(w.Changes, core.Change{Tenant: s.Tenant, Key: op.Key, Value: op.Value, Revision: g.revision})
+	}
+	if g.reverse {
+		slices.Reverse(w.Changes)
 	}
 	m.inbox = append(m.inbox, core.Stored{Token: s.Token, Revision: g.revision})
 	g.tell(w)
@@ -262,7 +267,7 @@ func (g *group) phone(m *member, e core.SendRequest) {
 // caller acknowledges what answers its INVITE.
 func (g *group) caller(m *member, e core.Respond) {
 	r := e.Response
-	if r.Method != core.INVITE || r.Status != 200 || r.CSeq != 1 {
+	if r.Method != core.INVITE || r.Status != 200 || r.CSeq != 1 || g.deaf {
 		return
 	}
 	ack := &core.Request{Method: core.ACK, Message: core.Message{From: r.From, To: r.To, CallID: r.CallID, CSeq: 1, Contact: []core.Address{{URI: uri("bob", phoneAt("bob"))}}}}
@@ -525,6 +530,44 @@ func (g *group) agentsCall(id core.AgentID) core.InteractionID {
 	return a.Interaction
 }
 
+// A caller whose ACK came after the record was written is asked with a re-INVITE: its phone
+// need not acknowledge the 200 once more.
+func TestTakeoverOfAnAnsweredCallerWithoutItsAck(t *testing.T) {
+	g := newGroup(t, "a", "b", "c")
+	at := g.other()
+	g.invite(at, "bob") // waits: nothing is written after the 200
+	g.deaf = true
+	g.kill(at)
+	g.wait(time.Minute)
+	if s := g.calls(); !strings.HasSuffix(s, ":queued") {
+		t.Errorf("calls: %q", s)
+	}
+	if n := g.count(core.INVITE, "bob"); n != 1 {
+		t.Errorf("%d re-INVITEs to the caller", n)
+	}
+}
+
+// The changes of a commit come in any order: an offer goes with the record that takes it.
+func TestOfferLeavesWithTheRecordThatTakesIt(t *testing.T) {
+	for _, reverse := range []bool{false, true} {
+		g := newGroup(t, "a", "b", "c")
+		g.reverse = reverse
+		g.register("a", "1001")
+		g.invite(g.other(), "bob")
+		if s := g.agent("1001"); s != "ready/talking" {
+			t.Errorf("reverse %v: the agent: %s", reverse, s)
+		}
+		for _, k := range slices.Sorted(maps.Keys(g.keys)) {
+			if strings.Contains(k, offerPrefix) {
+				t.Errorf("reverse %v: left over: %q", reverse, k)
+			}
+		}
+		if n := g.count(core.INVITE, "1001"); n != 1 {
+			t.Errorf("reverse %v: %d INVITEs to the agent", reverse, n)
+		}
+	}
+}
+
 // A caller whose agent rings when the anchor dies keeps the place and is offered anew; the
 // phone rings for one call only.
 func TestRingingCallIsOfferedAnew(t *testing.T) {
@@ -546,6 +589,63 @@ func TestRingingCallIsOfferedAnew(t *testing.T) {
 	}
 	if s := g.agent("1001"); s != "ready/ringing" {
 		t.Errorf("the agent: %s", s)
+	}
+}
+
+// A node that is drained gives its calls to the others: nobody is hung up, and nothing of it
+// is left.
+func TestDrainMovesCalls(t *testing.T) {
+	for _, how := range []string{"ends", "stays"} {
+		t.Run(how, func(t *testing.T) {
+			g := newGroup(t, "a", "b", "c")
+			g.register("a", "1001")
+			g.register("b", "1002")
+			for i := range 6 {
+				g.invite("b", fmt.Sprintf("bob%d", i))
+			}
+			before := len(g.sent)
+			b := g.members["b"]
+			if how == "ends" {
+				b.inbox = append(b.inbox, core.DrainRequested{Within: 10 * time.Second})
+			} else {
+				g.revision++
+				g.tell(core.Watched{Changes: []core.Change{{Key: cluster.DrainKey("b"), Value: cluster.DrainRecord{By: "test"}.Encode(), Revision: g.revision}}})
+			}
+			g.wait(5 * time.Second)
+			if n := len(b.Node.calls); how == "ends" && n != 6 {
+				t.Errorf("%d calls before the limit", n)
+			}
+			g.wait(10 * time.Second)
+			if n := len(b.Node.calls); n != 0 {
+				t.Errorf("%d calls are left", n)
+			}
+			if s := strings.Count(g.calls(), ":bridged"); s != 2 {
+				t.Errorf("calls: %s", g.calls())
+			}
+			if s := strings.Count(g.calls(), ":queued"); s != 4 {
+				t.Errorf("calls: %s", g.calls())
+			}
+			for _, m := range g.sent[before:] {
+				if m.req.Method == core.BYE || m.by == "b" {
+					t.Errorf("it sent %v", m)
+				}
+			}
+			if how == "ends" {
+				if b.life != Over {
+					t.Errorf("the node is %s", b.life)
+				}
+				return
+			}
+			g.invite("b", "eve")
+			if n := len(b.Node.calls); n != 0 {
+				t.Error("a node that is to be empty took a call")
+			}
+			for shard := range cluster.Shards {
+				if m, _, ok := g.members["a"].view.Owner(shard); !ok || m.ID == "b" {
+					t.Fatalf("shard %d is owned by %q", shard, m.ID)
+				}
+			}
+		})
 	}
 }
 

@@ -29,6 +29,7 @@ type Config struct {
 	IdleAfter      time.Duration // silence that starts keepalives in the dialog, default 10 s
 	KeepaliveEvery time.Duration // default 5 s
 	KeepaliveTries int           // unanswered ones that end a call, default 3: 10+3*5 = 25 s
+	DrainWithin    time.Duration // how long calls may finish before they move, when the operator drains this node
 	StoreGrace     time.Duration // how long a hang-up waits for a slow store, default 500 ms
 
 	MaxCalls     int           // live interactions of the node, default 20,000; then 503

@@ -37,6 +37,7 @@ type line struct {
 	guards  []core.Guard // of the next Store: what a decision in it rests on
 	guarded bool         // the Store in flight has guards
 	promise promise      // the next Store reserves an agent
+	moved   bool         // the Store in flight gives the call to another anchor
 	retryAt core.Time
 	lingers bool // it is in Node.lingering
 }
@@ -117,6 +118,8 @@ func (n *Node) send(_ core.Time, l *line, out []core.Effect) []core.Effect {
 		l.promise = none
 	}
 	l.sent, l.retryAt = s.Ops, 0
+	id, _ := strings.CutPrefix(l.key, callKey(""))
+	l.moved = n.moving[core.InteractionID(id)]
 	n.inflight[s.Token] = l
 	n.timers.set(timer{lineTimer, l.tenant, l.key}, l.Deadline(n.cfg.StoreGrace))
 	return append(out, s)
@@ -197,6 +200,10 @@ func (n *Node) stored(now core.Time, token core.Token, out []core.Effect) []core
 	delete(n.inflight, token)
 	n.away = 0
 	out = l.Committed(now, out)
+	if id, is := strings.CutPrefix(l.key, callKey("")); is && n.moving[core.InteractionID(id)] && l.moved {
+		l.Abandon() // what has changed since is the new anchor's to find out
+		n.departed(now, core.InteractionID(id))
+	}
 	return n.flush(now, l, out)
 }
 

@@ -40,10 +40,13 @@ type Node struct {
 
 	incarnation core.Revision // of this process in the cluster; 0: there is none
 	view        *cluster.View
+	watching    bool      // changes are being taken: no desk decides yet
 	talking     []subject // calls to be taken over, those that talk and the others
 	orphans     []subject
-	inherited   map[core.InteractionID]bool // those of both lists
-	underway    map[core.InteractionID]bool // taken over, and not known again by both phones
+	moving      map[core.InteractionID]bool         // to another anchor; the record is on its way
+	leavings    map[core.InteractionID][]core.LegID // of calls that have moved: what still relays audio
+	inherited   map[core.InteractionID]bool         // those of both lists
+	underway    map[core.InteractionID]bool         // taken over, and not known again by both phones
 
 	tenants map[core.TenantID]*tenancy
 	domains map[string]core.TenantID
@@ -97,6 +100,7 @@ func New(cfg Config) *Node {
 		calls: map[core.InteractionID]*call.Call{}, tags: map[string]core.LegID{},
 		asked: map[core.TxnID]core.LegID{}, taken: map[string]core.LegID{},
 		flows: map[core.FlowID][]subject{}, lines: map[subject]*line{}, inflight: map[core.Token]*line{}, outbox: map[core.InteractionID]*parcel{}, underway: map[core.InteractionID]bool{}, inherited: map[core.InteractionID]bool{},
+		moving: map[core.InteractionID]bool{}, leavings: map[core.InteractionID][]core.LegID{},
 		auth:      digest.New(cfg.NonceKey),
 		invites:   limit.New[netip.Addr](float64(cfg.SourceRate), float64(2*cfg.SourceRate), 1<<16),
 		registers: limit.New[netip.Addr](float64(cfg.RegisterRate), float64(10*cfg.RegisterRate), 1<<16),
@@ -200,6 +204,8 @@ func (n *Node) due(now core.Time, out []core.Effect) []core.Effect {
 			out = n.drainDue(now, out)
 		case rescueTimer:
 			out = n.rescued(now, t.tenant, core.InteractionID(t.id), out)
+		case farewellTimer:
+			out = n.farewellDue(core.InteractionID(t.id), out)
 		case offerTimer:
 			if tenant, ok := n.tenants[t.tenant]; ok {
 				out = n.takeBack(now, tenant, core.InteractionID(t.id), out)

@@ -201,6 +201,7 @@ func (n *Node) overruled(now core.Time, l *line, out []core.Effect) []core.Effec
 	switch kind {
 	case "calls":
 		id := core.InteractionID(rest)
+		n.stays(id)
 		var again []core.Op
 		for _, op := range l.sent {
 			if op.Key == l.key || strings.HasPrefix(op.Key, outboxKey("")) {

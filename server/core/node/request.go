@@ -94,7 +94,7 @@ func (n *Node) invite(now core.Time, e core.RequestReceived, out []core.Effect) 
 	if !n.invites.Take(now, source) {
 		return n.refuse(e, 503, out, leg.RetryAfter(1))
 	}
-	if n.life != Serving || len(n.outbox) >= maxOutbox ||
+	if !n.takes() || len(n.outbox) >= maxOutbox ||
 		n.away != 0 && now.Sub(n.away) > awayPatience {
 		return n.refuse(e, 503, out, leg.RetryAfter(5))
 	}

@@ -10,19 +10,20 @@ import (
 type kind uint8
 
 const (
-	callTimer    kind = iota // a call's Deadline
-	lineTimer                // an urgent effect, or a refused Store, has waited long enough
-	deskTimer                // a wrap-up ends
-	bindingTimer             // a registration expires
-	parcelTimer              // a CDR is delivered again
-	drainTimer               // patience with live calls ends
-	rescueTimer              // a phone has not answered the re-INVITE of its call's new anchor
-	offerTimer               // an offer to another node's call has not been accepted
-	portTimer                // agents' legs are tried again after a shortage of media ports
+	callTimer     kind = iota // a call's Deadline
+	lineTimer                 // an urgent effect, or a refused Store, has waited long enough
+	deskTimer                 // a wrap-up ends
+	bindingTimer              // a registration expires
+	parcelTimer               // a CDR is delivered again
+	drainTimer                // patience with live calls ends
+	rescueTimer               // a phone has not answered the re-INVITE of its call's new anchor
+	farewellTimer             // the audio of a call that has moved is relayed no longer
+	offerTimer                // an offer to another node's call has not been accepted
+	portTimer                 // agents' legs are tried again after a shortage of media ports
 )
 
 func (k kind) String() string {
-	return [...]string{"call", "line", "wrap-up", "registration", "delivery", "drain", "takeover", "offer", "media ports"}[k]
+	return [...]string{"call", "line", "wrap-up", "registration", "delivery", "drain", "takeover", "moved call", "offer", "media ports"}[k]
 }
 
 // timer names one timer; the same name set again moves it.

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -15,7 +16,11 @@ import (
 // only says where in the order of commits it stands.
 func (n *Node) watched(now core.Time, e core.Watched, out []core.Effect) []core.Effect {
 	moved := false
-	for _, c := range e.Changes {
+	// No desk decides between two changes of one commit: what the first takes from an agent
+	// the second may give back. And an offer goes in the commit in which its call's record has
+	// it: the record first.
+	n.watching = true
+	for _, c := range inOrder(e.Changes) {
 		var err error
 		if c.Tenant == "" {
 			err = n.view.Take(c)
@@ -27,10 +32,31 @@ func (n *Node) watched(now core.Time, e core.Watched, out []core.Effect) []core.
 			out = append(out, core.Log{Level: 8, Tenant: c.Tenant, Text: "record cannot be read and is left alone", Attrs: []any{"key", c.Key, "error", err.Error()}})
 		}
 	}
+	n.watching = false
 	if moved {
 		out = n.regroup(now, out)
 	}
+	for _, c := range e.Changes {
+		if t, ok := n.tenants[c.Tenant]; ok {
+			out = n.match(now, t, out)
+		}
+	}
 	return out
+}
+
+// inOrder puts the offers of each commit behind its other changes.
+func inOrder(changes []core.Change) []core.Change {
+	late := func(c core.Change) int {
+		if strings.HasPrefix(c.Key, offerPrefix) {
+			return 1
+		}
+		return 0
+	}
+	sorted := slices.Clone(changes)
+	slices.SortStableFunc(sorted, func(a, b core.Change) int {
+		return cmp.Or(cmp.Compare(a.Revision, b.Revision), late(a)-late(b))
+	})
+	return sorted
 }
 
 // changed takes one record of a tenant.
@@ -116,7 +142,8 @@ func (n *Node) called(now core.Time, t *tenancy, id core.InteractionID, value []
 	if err == nil && (c.Tenant != t.conf.ID || c.ID != id) {
 		err = errOtherKey
 	}
-	if err != nil || c.Node == n.cfg.ID && c.Incarnation == n.incarnation {
+	moved := err == nil && c.Mover != "" && c.Mover != n.cfg.ID // to this node, perhaps
+	if err != nil || !moved && c.Node == n.cfg.ID && c.Incarnation == n.incarnation {
 		return out, err
 	}
 	if _, mine := n.calls[id]; mine {
@@ -221,6 +248,7 @@ func (n *Node) epoch(t *tenancy) []core.Guard {
 
 // regroup does what follows from a change of who is there and who owns what.
 func (n *Node) regroup(now core.Time, out []core.Effect) []core.Effect {
+	n.ordered(now)
 	for _, id := range slices.Sorted(maps.Keys(n.tenants)) {
 		t := n.tenants[id]
 		for _, agent := range slices.Sorted(maps.Keys(t.bound)) {

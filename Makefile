@@ -8,7 +8,7 @@ SOURCES := $(shell find . -name '*.go' -not -path './.*' -not -name '*_test.go')
 
 # What the tests call besides Go: phones from other makers, sound, the network's tools.
 # As command:package of Debian.
-TOOLS := sipp:sip-tester baresip:baresip linphonec:linphone-cli sox:sox espeak-ng:espeak-ng ip:iproute2 ss:iproute2 curl:curl
+TOOLS := sipp:sip-tester baresip:baresip linphonec:linphone-cli sox:sox espeak-ng:espeak-ng ip:iproute2 ss:iproute2 curl:curl pg_ctlcluster:postgresql
 
 # One limit for the whole run of a package; the run as a whole stays below 15 minutes on
 # two cores.
@@ -16,10 +16,11 @@ TIMEOUT ?= 12m
 FUZZTIME ?= 30s
 COUNT ?= 1
 RATE ?= 200
+KILLS ?= 30
 PKG ?= ./...
 ARGS ?=
 
-.PHONY: help build run call tools check tools-bench test test-short race fuzz bench soak bench-go generate clean
+.PHONY: help build run cluster call tools check tools-bench test test-short test-cluster race fuzz bench soak bench-go generate clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +34,9 @@ $(BINARY): $(SOURCES)
 
 run: build ## build once and start `dialtone dev` (ARGS="--sip 127.0.0.1:5070 ...")
 	@exec $(BINARY) dev $(ARGS)
+
+cluster: build ## three etcd members and three nodes on this machine's loopback addresses (ARGS="--data DIR")
+	@exec $(BINARY) cluster up $(ARGS)
 
 call: build ## place a real call through the running `dialtone dev` and show what was measured
 	@exec $(BINARY) call $(ARGS)
@@ -59,6 +63,10 @@ test: tools check ## all tests: units, simulator, real phones (PKG=./server/app 
 
 test-short: check ## what needs neither phones nor minutes
 	@$(call report,go test -short -timeout 3m $(PKG))
+
+test-cluster: build tools ## real phones and three nodes: killed, stopped, restarted (KILLS=200: how long callers hear nothing)
+	@$(call report,go test -count 1 -timeout $(TIMEOUT) -run 'KilledNode|StoppedNode|RestartedOneByOne' ./server/e2e)
+	@exec $(BINARY) bench --only failover --kills $(KILLS) --into .build/failover $(ARGS)
 
 race: ## all tests with the race detector
 	@command -v gcc >/dev/null || { echo "the race detector needs gcc"; exit 1; }

@@ -11,10 +11,12 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"strings"
+	"syscall"
 
 	"github.com/dialtone-cc/dialtone/loadgen"
 	"github.com/dialtone-cc/dialtone/loadgen/bench"
 	"github.com/dialtone-cc/dialtone/server/app"
+	"github.com/dialtone-cc/dialtone/server/clusterctl"
 	"github.com/dialtone-cc/dialtone/server/config"
 	"github.com/dialtone-cc/dialtone/server/telemetry"
 	"github.com/dialtone-cc/dialtone/sim"
@@ -31,6 +33,8 @@ const usage = `dialtone is a contact-center server that keeps its calls, and the
 
   dialtone dev      one node with an embedded store and a demo tenant, on loopback
   dialtone server   one node, configured by a file
+  dialtone cluster  several nodes: up on this machine, status, drain, undrain
+  dialtone etcd     one member of an etcd cluster, for such a machine
   dialtone call     one real call over real sockets: caller, agent, audio both ways
   dialtone loadgen  a load of calls: callers, agents, both ways measured, a report
   dialtone bench    measures this machine's figures, beside peers that are installed
@@ -63,6 +67,10 @@ func run(args, environ []string, stdout, stderr io.Writer) int {
 		return interruptible(func(ctx context.Context) int { return loadgen.Call(ctx, rest, stdout, stderr) })
 	case "loadgen":
 		return interruptible(func(ctx context.Context) int { return loadgen.Load(ctx, rest, environ, stdout, stderr) })
+	case "cluster":
+		return interruptible(func(ctx context.Context) int { return clusterctl.Command(ctx, rest, environ, stdout, stderr) })
+	case "etcd":
+		return interruptible(func(ctx context.Context) int { return clusterctl.Etcd(ctx, rest, stdout, stderr) })
 	case "bench":
 		return interruptible(func(ctx context.Context) int { return bench.Command(ctx, rest, stdout, stderr) })
 	case "version", "--version":
@@ -72,7 +80,7 @@ func run(args, environ []string, stdout, stderr io.Writer) int {
 		return passed
 	default:
 		fmt.Fprintf(stderr, "dialtone: %q is not a subcommand", name)
-		if near := config.Nearest(name, []string{"dev", "server", "call", "loadgen", "bench", "sim", "version", "help"}); near != "" {
+		if near := config.Nearest(name, []string{"dev", "server", "cluster", "etcd", "call", "loadgen", "bench", "sim", "version", "help"}); near != "" {
 			fmt.Fprintf(stderr, "; did you mean %s?", near)
 		}
 		fmt.Fprint(stderr, "\n`dialtone help` lists them all.\n")
@@ -82,7 +90,7 @@ func run(args, environ []string, stdout, stderr io.Writer) int {
 
 // interruptible runs a tool that Ctrl-C ends; a second Ctrl-C ends it at once.
 func interruptible(tool func(context.Context) int) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop)
 	return tool(ctx)

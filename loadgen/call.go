@@ -2,6 +2,7 @@
 package loadgen
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -54,9 +55,9 @@ type Direction struct {
 }
 
 type callOptions struct {
-	server, to, agent, password, data string
-	ring, talk                        time.Duration
-	asJSON                            bool
+	server, domain, to, agent, password, data string
+	ring, talk                                time.Duration
+	asJSON                                    bool
 }
 
 const callHelp = `dialtone call places one real call: a caller phone and an agent phone, SIP and audio
@@ -64,6 +65,7 @@ over real sockets, through the server that runs at --server. It prints what was 
 
   dialtone call
   DIALTONE_AGENT_PASSWORD=... dialtone call --server 127.0.0.1:5060 --to 5000 --agent 1001 --talk 5s
+  dialtone call --server 127.0.0.2:5060 --domain demo.localhost
   dialtone call --json
 
 Exit code 0: both parties heard each other; 1: they did not; 2: bad usage.
@@ -80,6 +82,7 @@ func Call(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fs.PrintDefaults()
 	}
 	fs.StringVar(&o.server, "server", "127.0.0.1:5060", "the server's SIP address, HOST:PORT over UDP")
+	fs.StringVar(&o.domain, "domain", "", "the SIP domain of agent and number (default: the server's address)")
 	fs.StringVar(&o.to, "to", "5000", "the number to dial, or a SIP URI")
 	fs.StringVar(&o.agent, "agent", "1001", "the agent who answers")
 	fs.StringVar(&o.password, "agent-password", os.Getenv("DIALTONE_AGENT_PASSWORD"), "its `PW`, which others can see in the list of processes: better set DIALTONE_AGENT_PASSWORD; default: that of the server whose data is under --data")
@@ -147,7 +150,7 @@ func (o *callOptions) complete(extra int) (netip.AddrPort, error) {
 		o.password = node.AgentPassword
 	}
 	if !strings.HasPrefix(o.to, "sip:") {
-		o.to = "sip:" + o.to + "@" + o.server
+		o.to = "sip:" + o.to + "@" + cmp.Or(o.domain, o.server)
 	}
 	return server, nil
 }
@@ -158,7 +161,7 @@ func place(ctx context.Context, server netip.AddrPort, o callOptions, progress i
 	defer stop()
 	r := Report{Target: o.to, Agent: o.agent}
 	start := time.Now()
-	agent, err := phone.New(phone.Config{User: o.agent, Password: o.password, Server: server, Tone: 880, Start: start})
+	agent, err := phone.New(phone.Config{User: o.agent, Domain: o.domain, Password: o.password, Server: server, Tone: 880, Start: start})
 	if err != nil {
 		return r, err
 	}

@@ -269,7 +269,7 @@ func (w *worker) seconds(stopped <-chan struct{}) {
 func (w *worker) summary(agents []*agent, cpu float64) cluster.Summary {
 	pacing := w.engine.Pacing()
 	s := cluster.Summary{
-		Pacing:     measure.Pacing{Packets: int64(pacing.Sent), MissedTicks: int64(pacing.Missed), CPUSeconds: cpu, Clock: measure.SharedClock},
+		Pacing:     measure.Pacing{Packets: int64(pacing.Sent), MissedTicks: int64(pacing.Missed + pacing.Errors), CPUSeconds: cpu, Clock: measure.SharedClock},
 		SendJitter: measure.TallyOf(pacing.Lateness),
 		Overrun:    pacing.Overrun,
 		Lag:        micros(time.Duration(w.lagEver.Load())),

@@ -16,7 +16,7 @@ const latest = 5000 // us
 // capacity raises the number of calls with audio through each anchor until packets come too
 // late, and looks at the latency that half of them have.
 func (s *Suite) capacity(ctx context.Context) error {
-	steps, hold := []int{500, 750, 1000, 1250, 1500, 1750, 2000}, 12*time.Second
+	steps, hold := []int{250, 500, 750, 1000, 1250, 1500, 1750, 2000}, 12*time.Second
 	if s.quick {
 		steps, hold = []int{50, 100}, 6*time.Second
 	}

@@ -28,6 +28,8 @@ type Report struct {
 	Left    []string          `json:"left_out,omitempty"`
 	Rows    []Row             `json:"rows"`
 	Soak    []reading         `json:"soak,omitempty"`
+
+	Silences []float64 `json:"silences_ms,omitempty"` // after each kill, one for each party of each call
 }
 
 // Exit codes, the same for every command of the rig.
@@ -47,8 +49,9 @@ independent generator of calls, dialtone loadgen that of audio.
   dialtone bench --quick               a short look; figures not to be quoted
   dialtone bench --goals               exit code 1 where a figure misses its goal
   dialtone bench --only soak --soak-rate 250 --soak-for 1h
+  dialtone bench --only failover --kills 210       nodes of a cluster, killed one after the other
 
-Experiments: calls, knee, growth, routing, relay, capacity, memory, ear; soak only when named.
+Experiments: calls, knee, growth, routing, relay, capacity, memory, ear; failover and soak only when named.
 Exit code 0: measured; 1: a goal was missed (with --goals); 2: bad usage; 3: it could not be measured.
 
 `
@@ -70,6 +73,7 @@ func experiments() []experiment {
 		{"capacity", nil, (*Suite).capacity},
 		{"memory", nil, (*Suite).memory},
 		{"ear", nil, (*Suite).ear},
+		{"failover", nil, (*Suite).failover},
 		{"soak", []string{"sipp"}, (*Suite).soak},
 	}
 }
@@ -88,6 +92,7 @@ func Command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	into := fs.String("into", "bench", "folder for the report")
 	readme := fs.String("readme", "", "a README whose table is to be replaced")
 	soakRate := fs.Int("soak-rate", 0, "calls/s of the soak, half of the knee as a rule")
+	kills := fs.Int("kills", 210, "how many nodes failover kills")
 	soakFor := fs.Duration("soak-for", time.Hour, "how long the soak lasts")
 	goals := fs.Bool("goals", false, "fail where a figure misses its goal")
 	asJSON := fs.Bool("json", false, "print the report as JSON")
@@ -105,7 +110,7 @@ func Command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "dialtone bench:", err)
 		return exitUsage
 	}
-	s := &Suite{runs: *runs, quick: *quick, soakRate: *soakRate, soakFor: *soakFor, out: stderr}
+	s := &Suite{runs: *runs, quick: *quick, kills: *kills, soakRate: *soakRate, soakFor: *soakFor, out: stderr}
 	if s.quick {
 		s.runs = 1
 	}
@@ -139,17 +144,17 @@ func Command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return exitPassed
 }
 
-// choose picks the experiments named; when none is, all but the soak.
+// choose picks the experiments named; when none is, all but those that take very long.
 func choose(names string) ([]experiment, error) {
 	all := experiments()
 	if names == "" {
-		return all[:len(all)-1], nil
+		return all[:len(all)-2], nil
 	}
 	var chosen []experiment
 	for name := range strings.SplitSeq(names, ",") {
 		i := slices.IndexFunc(all, func(e experiment) bool { return e.name == strings.TrimSpace(name) })
 		if i < 0 {
-			return nil, fmt.Errorf("--only %q: there is calls, knee, growth, routing, relay, memory, ear, soak", name)
+			return nil, fmt.Errorf("--only %q: there is calls, knee, growth, routing, relay, capacity, memory, ear, failover, soak", name)
 		}
 		chosen = append(chosen, all[i])
 	}
@@ -177,7 +182,7 @@ func (s *Suite) report(ctx context.Context, chosen []experiment) (*Report, error
 			break
 		}
 	}
-	r.Rows, r.Left, r.Soak, r.TookS = s.Rows, s.Left, s.Readings, time.Since(r.Started).Seconds()
+	r.Rows, r.Left, r.Soak, r.Silences, r.TookS = s.Rows, s.Left, s.Readings, s.Silences, time.Since(r.Started).Seconds()
 	return r, err
 }
 

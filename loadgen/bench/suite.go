@@ -17,12 +17,14 @@ type Suite struct {
 	work     string // folder for data and logs, thrown away
 	runs     int    // repetitions of each figure; the median counts
 	quick    bool
+	kills    int // of a failover run
 	soakRate int // calls/s
 	soakFor  time.Duration
 	out      io.Writer
 
 	Rows     []Row
 	Readings []reading // of a soak
+	Silences []float64 // of failovers, in ms
 	Left     []string  // what could not be measured here, and why
 }
 

@@ -1,8 +1,6 @@
 package stream
 
 import (
-	"errors"
-	"fmt"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
@@ -34,28 +32,6 @@ type pacing struct {
 }
 
 func newPacing() pacing { return pacing{late: newHDR(), lag: newHDR()} }
-
-// Check says why results of this engine are not to be trusted, nil when they are: frames or
-// packets that it lost by itself, or more than one packet in a thousand later than limit.
-func (p Pacing) Check(limit time.Duration) error {
-	var why []error
-	if p.Missed > 0 {
-		why = append(why, fmt.Errorf("%d frames were not sent: a thread was held up for %v", p.Missed, p.Stall))
-	}
-	if p.Overrun > 0 {
-		why = append(why, fmt.Errorf("%d packets were lost in the generator's own sockets", p.Overrun))
-	}
-	if p.Errors > 0 {
-		why = append(why, fmt.Errorf("%d packets were not taken by the kernel", p.Errors))
-	}
-	if late := time.Duration(p.Lateness.ValueAtQuantile(99.9)) * time.Microsecond; late > limit {
-		why = append(why, fmt.Errorf("packets left up to %v late (99.9%%), more than %v", late, limit))
-	}
-	if why == nil {
-		return nil
-	}
-	return fmt.Errorf("the audio was not paced well enough; use fewer calls, more threads or a machine of its own: %w", errors.Join(why...))
-}
 
 // Pacing returns how exactly the engine has worked so far.
 func (e *Engine) Pacing() Pacing {

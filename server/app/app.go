@@ -24,6 +24,7 @@ import (
 	"github.com/dialtone-cc/dialtone/server/edge/httpapi"
 	"github.com/dialtone-cc/dialtone/server/edge/loop"
 	"github.com/dialtone-cc/dialtone/server/edge/media"
+	"github.com/dialtone-cc/dialtone/server/edge/peers"
 	"github.com/dialtone-cc/dialtone/server/edge/records"
 	"github.com/dialtone-cc/dialtone/server/edge/sipstack"
 	"github.com/dialtone-cc/dialtone/server/telemetry"
@@ -51,6 +52,7 @@ type Main struct {
 
 	asks    answers
 	glance  glance
+	peers   *peers.Peers // nil: there are no others
 	health  health
 	drained chan struct{} // closed by the effect
 	once    sync.Once     // of drained
@@ -103,11 +105,14 @@ func (m *Main) Start(ctx context.Context) error {
 		return err
 	}
 	m.undo = append(m.undo, func() { _ = m.http.Close() })
-	entries, err := m.openStore(ctx)
+	if err := m.openPeers(); err != nil {
+		return err
+	}
+	restored, err := m.openStore(ctx)
 	if err != nil {
 		return err
 	}
-	history, err := m.openRecords()
+	history, err := m.openRecords(ctx)
 	if err != nil {
 		return err
 	}
@@ -115,7 +120,10 @@ func (m *Main) Start(ctx context.Context) error {
 		return err
 	}
 	m.openAPI(history) // before the core runs: it tells listeners what it takes up
-	m.startLoop(entries)
+	m.startLoop(restored)
+	if err := m.settle(ctx); err != nil {
+		return err
+	}
 	m.serveHTTP()
 	if m.cfg.Command == config.Dev {
 		if err := m.furnish(ctx); err != nil {
@@ -124,6 +132,7 @@ func (m *Main) Start(ctx context.Context) error {
 	}
 	m.observeGauges()
 	m.health.up.Store(true)
+	m.watchdog()
 	m.log.Info("ready", "sip_udp", m.SIP(core.UDP), "sip_tcp", m.SIP(core.TCP), "http", m.HTTP(),
 		"rtp", fmt.Sprintf("%d-%d", m.cfg.RTP.From, m.cfg.RTP.To), "data", m.cfg.Data, "version", m.build.Version)
 	return nil
@@ -163,20 +172,23 @@ func (m *Main) emit(ev core.Event) bool {
 }
 
 // openStore opens etcd and takes this node's state over.
-func (m *Main) openStore(ctx context.Context) ([]core.Entry, error) {
+func (m *Main) openStore(ctx context.Context) (core.Restored, error) {
 	client, err := m.openEtcd(ctx)
 	if err != nil {
-		return nil, err
+		return core.Restored{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	store, entries, err := etcdstore.Open(ctx, etcdstore.Config{
-		Client: client, Node: m.identity.Node, Emit: m.emit, Observe: m.metrics.Commit, Log: m.log,
+	store, restored, err := etcdstore.Open(ctx, etcdstore.Config{
+		Client: client, Node: m.identity.Node, Record: m.record(), Emit: m.emit, Observe: m.metrics.Commit, Log: m.log,
 	})
 	if err != nil {
-		return nil, err
+		return restored, err
 	}
 	m.store = store
+	if m.peers != nil {
+		m.peers.SetSelf(restored.Incarnation)
+	}
 	m.undo = append(m.undo, func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
@@ -186,17 +198,17 @@ func (m *Main) openStore(ctx context.Context) ([]core.Entry, error) {
 	})
 	m.health.watch(client)
 	m.undo = append(m.undo, m.health.close)
-	return entries, nil
+	return restored, nil
 }
 
 // startLoop makes the core, gives it what the store held, and lets it run.
-func (m *Main) startLoop(entries []core.Entry) {
+func (m *Main) startLoop(restored core.Restored) {
 	m.node = node.New(m.nodeConfig())
 	l := loop.New(loop.Config{Node: m.node, Dispatch: m.dispatch, Observe: func(o loop.Observation) {
 		m.metrics.Event(o.Event)
 		m.metrics.Step(o.Lag, o.Step, o.Dispatch)
 	}})
-	l.Emit(core.Restored{Entries: entries}) // the first event of a node
+	l.Emit(restored) // the first event of a node
 	m.loop.Store(l)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
@@ -209,6 +221,27 @@ func (m *Main) startLoop(entries []core.Entry) {
 	m.undo = append(m.undo, func() { cancel(); <-ended })
 }
 
+// settle waits until every shard has an owner: the first node takes them all, and until
+// then nobody decides for a tenant. With other nodes there they have owners already.
+func (m *Main) settle(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for {
+		if g, ok := m.look(); ok && g.Ownerless == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				m.log.Warn("some shards have no owner yet: their tenants' calls wait")
+				return nil
+			}
+			return ctx.Err()
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
 // devRate is how many INVITEs and REGISTERs a second `dialtone dev` takes from one address.
 const devRate = 1000
 
@@ -216,7 +249,7 @@ func (m *Main) nodeConfig() node.Config {
 	cfg := node.Config{
 		ID: m.identity.Node, Seed: chance(), NonceKey: chance(), Operator: core.HashKey(m.OperatorKey().Reveal()),
 		Contact:   map[core.Transport]netip.AddrPort{core.UDP: m.SIP(core.UDP), core.TCP: m.SIP(core.TCP)},
-		MediaAddr: m.cfg.MediaAddr, RingTimeout: m.cfg.RingTimeout,
+		MediaAddr: m.cfg.MediaAddr, RingTimeout: m.cfg.RingTimeout, DrainWithin: m.cfg.DrainTimeout,
 		MaxCalls: m.cfg.MaxCalls, SourceRate: m.cfg.SourceRate, RegisterRate: m.cfg.RegisterRate,
 	}
 	for _, transport := range []core.Transport{core.UDP, core.TCP} {

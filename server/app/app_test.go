@@ -224,7 +224,7 @@ func TestAPanicOfTheCoreEndsTheNode(t *testing.T) {
 		t.Fatalf("flight records: %v", files)
 	}
 	content, err := os.ReadFile(files[0])
-	if err != nil || !strings.Contains(string(content), "restored 0 entries") {
+	if err != nil || !strings.Contains(string(content), "restored 1 entries") {
 		t.Errorf("%v: %.300s", err, content)
 	}
 }

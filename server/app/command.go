@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/dialtone-cc/dialtone/server/config"
 	"github.com/dialtone-cc/dialtone/server/telemetry"
@@ -39,32 +40,66 @@ func Command(command config.Command, args, environ []string, build telemetry.Bui
 		now()
 	}()
 
-	m := New(cfg, build, stderr)
 	dump := make(chan os.Signal, 1)
 	signal.Notify(dump, syscall.SIGUSR1)
 	defer signal.Stop(dump)
-	go func() {
-		for range dump {
-			file, err := m.DumpFlight()
-			m.log.Info("flight record written", "file", file, "err", err)
+	for first := true; ; first = false {
+		m := New(cfg, build, stderr)
+		over := make(chan struct{})
+		go func() {
+			for {
+				select {
+				case <-over:
+					return
+				case <-dump:
+					file, err := m.DumpFlight()
+					m.log.Info("flight record written", "file", file, "err", err)
+				}
+			}
+		}()
+		again, code := m.live(soft, hard, stdout, stderr, first)
+		close(over)
+		if !again {
+			return code
 		}
-	}()
+	}
+}
+
+// live is one life of a node, from its start to its end; again: it was fenced, and joins as
+// a new process would. It waits a moment before, so that a node that is taken for dead over
+// and over does not take calls only to lose them.
+func (m *Main) live(soft, hard context.Context, stdout, stderr io.Writer, first bool) (again bool, code int) {
 	if err := m.Start(soft); err != nil {
 		m.Close()
 		if soft.Err() != nil {
-			return 0
+			return false, 0
 		}
-		fmt.Fprintf(stderr, "dialtone %s: %s\n", command, err)
-		return 2
+		fmt.Fprintf(stderr, "dialtone %s: %s\n", m.cfg.Command, err)
+		return false, 2
 	}
-	if err := m.Announce(stdout); err != nil {
-		m.log.Warn("nobody reads what is printed at start", "err", err)
+	if first {
+		if err := m.Announce(stdout); err != nil {
+			m.log.Warn("nobody reads what is printed at start", "err", err)
+		}
 	}
-	if err := m.Run(soft, hard); err != nil {
+	switch err := m.Run(soft, hard); {
+	case err == nil:
+		m.Close()
+		return false, 0
+	case errors.Is(err, ErrFenced) && m.cfg.Command == config.Server:
+		m.log.Warn("joining again", "why", err)
+		m.Close()
+		select {
+		case <-soft.Done():
+			return false, 0
+		case <-time.After(rejoinAfter):
+		}
+		return true, 0
+	default:
 		m.lines.Close()
-		fmt.Fprintf(stderr, "dialtone %s: %s\n", command, err)
-		return 1 // without Close: what is in memory can't be trusted
+		fmt.Fprintf(stderr, "dialtone %s: %s\n", m.cfg.Command, err)
+		return false, 1 // without Close: what is in memory can't be trusted
 	}
-	m.Close()
-	return 0
 }
+
+const rejoinAfter = time.Second

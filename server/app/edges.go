@@ -2,14 +2,10 @@ package app
 
 import (
 	"context"
-	"fmt"
 	"path/filepath"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/zap"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 
 	"github.com/dialtone-cc/dialtone/server/core"
 	"github.com/dialtone-cc/dialtone/server/edge/etcdstore"
@@ -23,15 +19,10 @@ import (
 // openEtcd returns a client: of the endpoints that were given, or of a member within this process.
 func (m *Main) openEtcd(ctx context.Context) (*clientv3.Client, error) {
 	if len(m.cfg.Etcd) > 0 {
-		client, err := clientv3.New(clientv3.Config{
-			Endpoints: m.cfg.Etcd, DialTimeout: 5 * time.Second, DialKeepAliveTime: 3 * time.Second, DialKeepAliveTimeout: 2 * time.Second,
-			// The default waits up to two minutes: so long would an etcd be back, and no call be taken.
-			DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: 2 * time.Second,
-				Backoff: backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second}})},
-			Logger: zap.NewNop(), // what fails is told by the calls that fail
-		})
+		client, err := etcdstore.Connect(etcdstore.ClientConfig{Endpoints: m.cfg.Etcd, CA: m.cfg.EtcdCA, Cert: m.cfg.EtcdCert, Key: m.cfg.EtcdKey,
+			Username: m.cfg.EtcdUser, PasswordFile: m.cfg.EtcdPasswordFile})
 		if err != nil {
-			return nil, fmt.Errorf("etcd: %w", err)
+			return nil, err
 		}
 		m.undo = append(m.undo, func() { _ = client.Close() })
 		return client, nil
@@ -46,8 +37,8 @@ func (m *Main) openEtcd(ctx context.Context) (*clientv3.Client, error) {
 }
 
 // openRecords opens the store of finished interactions.
-func (m *Main) openRecords() (httpapi.History, error) {
-	store, err := records.OpenSQLite(filepath.Join(m.cfg.Data, "records.db"))
+func (m *Main) openRecords(ctx context.Context) (httpapi.History, error) {
+	store, err := m.openRecordsStore(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -62,6 +53,15 @@ func (m *Main) openRecords() (httpapi.History, error) {
 		}
 	})
 	return history{store}, nil
+}
+
+func (m *Main) openRecordsStore(ctx context.Context) (records.Store, error) {
+	if m.cfg.Records == "" {
+		return records.OpenSQLite(filepath.Join(m.cfg.Data, "records.db"))
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	return records.OpenPostgres(ctx, records.Config{URL: m.cfg.Records, PasswordFile: m.cfg.RecordsPasswordFile, Log: m.log})
 }
 
 // openCalls binds media and SIP. What arrives before the core runs is shed.
@@ -113,6 +113,13 @@ func (m *Main) dispatch(e core.Effect) {
 		m.api.Do(e)
 	case core.Log:
 		telemetry.Line(m.log, e)
+	case core.SetPeers, core.AskPeer, core.TellPeer:
+		if m.peers != nil {
+			if s, ok := e.(core.SetPeers); ok {
+				m.peers.SetSelf(s.Self)
+			}
+			m.peers.Do(e)
+		}
 	case core.Drained:
 		m.once.Do(func() { close(m.drained) })
 	}

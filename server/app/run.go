@@ -12,6 +12,10 @@ import (
 // What the core gets beyond the drain limit to hang up, write and deliver what is left.
 const drainGrace = 5 * time.Second
 
+// ErrFenced says that the other nodes took this one for dead, and its calls over. Nothing of
+// it counts any more, so it can begin again as if it were new.
+var ErrFenced = errors.New("the other nodes took this one for dead and have its calls now (fenced)")
+
 // Run keeps the node until ctx ends, then drains it: no new interactions, live ones finish
 // within the drain timeout. now cuts the drain short. It returns nil after a drain, also
 // one that was cut short, and an error when the node ended by itself. Close follows.
@@ -20,7 +24,7 @@ func (m *Main) Run(ctx, now context.Context) error {
 	case err := <-m.broke:
 		return err
 	case <-m.drained:
-		return errors.New("another node owns this node's state now (fenced): restart it to join again")
+		return ErrFenced
 	case <-ctx.Done():
 	}
 	m.health.draining.Store(true)

@@ -72,7 +72,19 @@ type Config struct {
 	SourceRate   int
 	RegisterRate int
 
-	Etcd []string // endpoints; empty: an embedded one in Data
+	Etcd             []string // endpoints; empty: an embedded one in Data
+	EtcdCA           string   // files of TLS, PEM
+	EtcdCert         string
+	EtcdKey          string
+	EtcdUser         string
+	EtcdPasswordFile string
+
+	Records             core.Secret // URL of a PostgreSQL; "": SQLite in Data
+	RecordsPasswordFile string
+
+	ClusterListen  netip.AddrPort // where the other nodes find this one; invalid: none do
+	ClusterAddress netip.Addr     // at which they reach it, where that is another; invalid: the same
+	ClusterSecret  core.Secret    // that all nodes share
 
 	LogLevel  slog.Level
 	LogFormat LogFormat

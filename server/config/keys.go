@@ -111,6 +111,26 @@ func placeKeys() []key {
 			c.Audio = s
 			return nil
 		}},
+		{name: "cluster.listen", form: "HOST:PORT", usage: "where the other nodes find this one, TCP and UDP, to notice its death at once", only: Server, set: func(c *Config, s string) (err error) {
+			c.ClusterListen, err = address(s)
+			return err
+		}},
+		{name: "cluster.address", form: "ADDRESS", usage: "address at which the other nodes reach this one, API included, when it is not the one that it listens on", only: Server, set: func(c *Config, s string) (err error) {
+			if c.ClusterAddress, err = netip.ParseAddr(s); err != nil || c.ClusterAddress.IsUnspecified() {
+				return errors.New("an IP address that the other nodes reach")
+			}
+			return nil
+		}},
+		{name: "cluster.secret", form: "SECRET", usage: "what all nodes share, at least 16 characters (a flag is seen by `ps`: rather set the variable)", secret: true, only: Server, set: func(c *Config, s string) error {
+			c.ClusterSecret = core.Secret(s)
+			return clusterSecret(s)
+		}},
+		{name: "cluster.secret_file", form: "FILE", usage: "file that holds the cluster's secret", only: Server, set: func(c *Config, s string) (err error) {
+			if c.ClusterSecret, err = readSecretFile(s); err == nil {
+				err = clusterSecret(c.ClusterSecret.Reveal())
+			}
+			return err
+		}},
 		{name: "etcd.endpoints", form: "HOST:PORT,…", usage: "the etcd to use; without it one is embedded", only: Server, set: func(c *Config, s string) error {
 			c.Etcd = nil
 			for endpoint := range strings.SplitSeq(s, ",") {
@@ -122,6 +142,37 @@ func placeKeys() []key {
 				c.Etcd = append(c.Etcd, endpoint)
 			}
 			return nil
+		}},
+		{name: "etcd.ca", form: "FILE", usage: "authorities that sign the etcd members' certificates (PEM)", only: Server, set: func(c *Config, s string) error {
+			c.EtcdCA = s
+			return readable(s)
+		}},
+		{name: "etcd.cert", form: "FILE", usage: "this node's certificate for etcd (PEM)", only: Server, set: func(c *Config, s string) error {
+			c.EtcdCert = s
+			return readable(s)
+		}},
+		{name: "etcd.key", form: "FILE", usage: "and its key", only: Server, set: func(c *Config, s string) error {
+			c.EtcdKey = s
+			return readable(s)
+		}},
+		{name: "etcd.username", form: "NAME", usage: "user of etcd; with TLS only", only: Server, set: func(c *Config, s string) error {
+			c.EtcdUser = s
+			return printable(s)
+		}},
+		{name: "etcd.password_file", form: "FILE", usage: "file that holds that user's password", only: Server, set: func(c *Config, s string) error {
+			c.EtcdPasswordFile = s
+			return readable(s)
+		}},
+		{name: "records.url", form: "URL", usage: "PostgreSQL of finished interactions, which all nodes of a cluster share: postgres://USER@HOST/DATABASE; without it they are in the data directory", secret: true, only: Server, set: func(c *Config, s string) error {
+			c.Records = core.Secret(s)
+			if !strings.HasPrefix(s, "postgres://") && !strings.HasPrefix(s, "postgresql://") {
+				return errors.New("postgres://USER@HOST[:PORT]/DATABASE")
+			}
+			return nil
+		}},
+		{name: "records.password_file", form: "FILE", usage: "file that holds the password of that URL's user", only: Server, set: func(c *Config, s string) error {
+			c.RecordsPasswordFile = s
+			return readable(s)
 		}},
 	}
 }
@@ -183,6 +234,21 @@ func behaviourKeys() []key {
 			return nil
 		}},
 	}
+}
+
+func readable(s string) error {
+	file, err := os.Open(s)
+	if err != nil {
+		return errors.New("a file that can be read")
+	}
+	return file.Close()
+}
+
+func clusterSecret(s string) error {
+	if len(s) < 16 {
+		return errors.New("at least 16 characters, the same for all nodes")
+	}
+	return printable(s)
 }
 
 // The parsers' errors complete the sentence "allowed is …".

@@ -37,8 +37,12 @@ type Member struct {
 	Addr        netip.AddrPort `json:"addr"` // where its peers reach it, TCP and UDP
 }
 
-// SetPeers states which processes this one keeps in touch with: all but itself.
-type SetPeers struct{ Members []Member }
+// SetPeers states which processes this one keeps in touch with, all but itself, and under
+// which incarnation it is known to them.
+type SetPeers struct {
+	Self    Revision
+	Members []Member
+}
 
 // PeerUp says that a peer is connected and heard.
 type PeerUp struct{ Peer Member }

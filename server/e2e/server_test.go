@@ -31,6 +31,7 @@ type server struct {
 	dir, log string
 	sip      netip.AddrPort
 	http     string
+	domain   string // of the demo tenant, where an address does not stand for it
 }
 
 // newServer starts a server of the test's own on fresh data.
@@ -294,7 +295,12 @@ func newDesk(t testing.TB, s *server, agents int, config string) desk {
 }
 
 // uri is what a caller dials.
-func (d desk) uri() string { return "sip:" + d.number + "@" + d.s.sip.String() }
+func (d desk) uri() string {
+	if d.s.domain != "" {
+		return "sip:" + d.number + "@" + d.s.domain
+	}
+	return "sip:" + d.number + "@" + d.s.sip.String()
+}
 
 // agent is what the tests read of one.
 type agent struct {

@@ -57,6 +57,7 @@ func (c *Call) enqueue(env *Env) {
 			c.QueuedAt = env.Now
 		}
 		c.note(env, core.Moment{What: core.Queued, Queue: c.Queue})
+		env.Touched = true // the desk may be another node's, which reads it off the record
 	case errors.Is(err, acd.ErrNobody):
 		c.overflow(env, core.NobodyThere)
 	case errors.Is(err, acd.ErrFull):

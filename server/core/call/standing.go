@@ -60,3 +60,18 @@ func (c *Call) OutcomeOf(agent core.AgentID) acd.Outcome {
 
 // WrapUp returns how long an agent of the call wraps up, by the rule of its queue.
 func (c *Call) WrapUp(env *Env) time.Duration { return seconds(c.queue(env).WrapUpS) }
+
+// LacksPort reports whether an offer has failed for lack of a media port since the record
+// was as before; nil: at all.
+func (c *Call) LacksPort(before *Call) bool {
+	known := 0
+	if before != nil {
+		known = len(before.Timeline)
+	}
+	for _, m := range c.Timeline[min(known, len(c.Timeline)):] {
+		if m.What == core.OfferFailed && m.Detail == "no_media_port" {
+			return true
+		}
+	}
+	return false
+}

@@ -51,11 +51,11 @@ func (v *View) alarm(at core.Time, why core.Reason) {
 
 func (v *View) keepInTouch(out []core.Effect) []core.Effect {
 	peers := slices.DeleteFunc(v.Members(), func(m core.Member) bool { return m.ID == v.self.ID })
-	if slices.Equal(peers, v.peers) {
+	if slices.Equal(peers, v.peers) && v.known == v.self.Incarnation {
 		return out
 	}
-	v.peers = peers
-	return append(out, core.SetPeers{Members: slices.Clone(peers)})
+	v.peers, v.known = peers, v.self.Incarnation
+	return append(out, core.SetPeers{Self: v.known, Members: slices.Clone(peers)})
 }
 
 // try asks for a Store, if there is anything in it and no other of its subject is open.

@@ -100,7 +100,7 @@ func TestFencedDoesNothingMore(t *testing.T) {
 	s := only[core.Store](d.hear(core.Fenced{Token: 99}))[0] // that was not one of the View's
 	d.hear(core.Fenced{Token: s.Token})
 	d.join("n2")
-	if out := d.wait(time.Minute); len(out) > 0 {
+	if out := append(d.due(), d.wait(time.Minute)...); len(out) > 0 {
 		t.Errorf("%v", out)
 	}
 	d = newDesk(t, 2).up()

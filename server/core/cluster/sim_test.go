@@ -31,8 +31,9 @@ func TestWorld(t *testing.T) {
 					w.start(id)
 				}
 			}
-			for range rapid.IntRange(100, 600).Draw(t, "steps") {
-				w.step()
+			habits := w.habits()
+			for range rapid.IntRange(200, 600).Draw(t, "steps") {
+				w.step(habits)
 				w.agree()
 			}
 			w.heal()
@@ -78,40 +79,57 @@ func behind(w *world) func(*process) bool {
 	return func(p *process) bool { return !p.asleep && !p.cut && p.applied < len(w.store.log) }
 }
 
-func (w *world) step() {
-	steps := []struct {
-		name   string
-		weight int
-		do     func()
-	}{
-		{"go on", 20, w.goOn},
+// habit is one thing that happens, and how often.
+type habit struct {
+	name   string
+	weight int
+	do     func()
+}
+
+// habits draws what a day is like: some things never happen in it, some often. What needs
+// three faults in a row is found on days that are full of those.
+func (w *world) habits() (all []habit) {
+	for _, h := range []habit{
 		{"watch", 12, w.watch},
 		{"commit", 10, w.commitOne},
 		{"outcome", 8, w.outcome},
 		{"time", 8, func() { w.pass(time.Duration(1+w.roll("ms", 60)) * time.Millisecond) }},
 		{"sense", 8, w.sense},
 		{"inbox", 8, w.post},
-		{"call", 4, w.call},
-		{"hang up", 2, w.hangUp},
+		{"call", 6, w.call},
+		{"start", 4, w.comeBack},
+		{"go on", 20, w.goOn},
+	} {
+		h.weight *= 1 + w.roll("how often "+h.name, 3)
+		all = append(all, h)
+	}
+	for _, h := range []habit{
 		{"crash", 2, w.crash},
-		{"start", 3, w.comeBack},
+		{"expire", 3, w.expire},
 		{"sleep", 1, w.sleep},
 		{"wake", 2, w.wake},
 		{"cut", 2, w.cutOff},
 		{"mend", 2, w.mend},
-		{"expire", 2, w.expire},
 		{"ghost", 2, w.ghost},
+		{"hang up", 2, w.hangUp},
 		{"drain", 1, w.drain},
-		{"move", 1, w.move},
+		{"move", 2, w.move},
+	} {
+		h.weight *= []int{0, 1, 4, 12}[w.roll("how often "+h.name, 4)]
+		all = append(all, h)
 	}
+	return all
+}
+
+func (w *world) step(all []habit) {
 	total := 0
-	for _, s := range steps {
-		total += s.weight
+	for _, h := range all {
+		total += h.weight
 	}
 	at := w.roll("step", total)
-	for _, s := range steps {
-		if at -= s.weight; at < 0 {
-			s.do()
+	for _, h := range all {
+		if at -= h.weight; at < 0 {
+			h.do()
 			return
 		}
 	}

@@ -32,6 +32,7 @@ type View struct {
 	counts  []count               // records per process, sorted, none at 0
 
 	peers    []core.Member // as last told by SetPeers
+	known    core.Revision // and of itself
 	absent   []absence
 	attempts []attempt
 	dirty    bool // something was fed since the last Due

@@ -96,6 +96,9 @@ func (d *desk) wait(span time.Duration) (out []core.Effect) {
 			return out
 		}
 		out = append(out, d.due()...)
+		if at, why := d.Deadline(); at <= d.now {
+			d.t.Fatalf("Deadline is over right after Due: %s", why)
+		}
 	}
 }
 

@@ -31,6 +31,8 @@ type group struct {
 	port     uint16
 	cseq     uint32
 	rings    bool // phones ring and do not answer
+	noPorts  bool // for agents' legs
+	offered  int  // offers that were committed
 	mute     bool // phones say nothing at all
 	deaf     bool // callers do not acknowledge a 200
 	reverse  bool // the store shows a commit's changes in reverse
@@ -141,6 +143,9 @@ func (g *group) commit(m *member, s core.Store) {
 	g.revision++
 	var w core.Watched
 	for _, op := range s.Ops {
+		if strings.HasPrefix(op.Key, offerPrefix) && op.Value != nil {
+			g.offered++
+		}
 		full := string(s.Tenant) + "\x00" + op.Key
 		if op.Value == nil {
 			delete(g.keys, full)
@@ -184,6 +189,10 @@ func (g *group) step(m *member, ev core.Event) {
 		case core.Store:
 			g.commit(m, e)
 		case core.OpenMedia:
+			if g.noPorts && !strings.HasSuffix(string(e.Leg), "/1") {
+				m.inbox = append(m.inbox, core.MediaRefused{Leg: e.Leg, Cause: "no port"})
+				break
+			}
 			g.port += 2
 			m.inbox = append(m.inbox, core.MediaOpened{Leg: e.Leg, Local: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.9"), g.port)})
 		case core.CloseMedia:
@@ -701,6 +710,41 @@ func TestPausedNodeIsFenced(t *testing.T) {
 	delete(g.members, at)
 	if s := g.calls(); !strings.HasSuffix(s, ":bridged") || strings.Contains(s, " ") {
 		t.Errorf("calls: %s", s)
+	}
+}
+
+// A lease that ends while etcd is away costs a node nothing, if nobody has claimed it: its
+// store writes its record anew.
+func TestLapsedLeaseLosesNoCall(t *testing.T) {
+	g := newGroup(t, "a")
+	g.register("a", "1001")
+	g.invite("a", "bob")
+	g.invite("a", "eve")
+	a := g.members["a"]
+	value := g.keys["\x00"+cluster.NodeKey("a")].Value
+	before := len(g.sent)
+	g.revision++
+	g.put("", cluster.NodeKey("a"), nil)
+	g.settle()
+	g.revision++
+	a.self = g.revision
+	g.put("", cluster.NodeKey("a"), value)
+	g.wait(10 * time.Second)
+	if s := g.calls(); s != "a:bridged a:queued" {
+		t.Errorf("calls: %q", s)
+	}
+	if a.life != Serving || !a.owns("demo") {
+		t.Errorf("the node is %s, owner: %v", a.life, a.owns("demo"))
+	}
+	g.do(a, command.HangUp{ID: g.agentsCall("1001")})
+	g.wait(2 * time.Minute)
+	if s := g.calls(); s != "a:bridged" {
+		t.Errorf("after a hang-up: %q", s)
+	}
+	for _, m := range g.sent[before:] {
+		if m.req.Method == core.INVITE && m.req.To.Tag() != "" {
+			t.Errorf("sent %v", m)
+		}
 	}
 }
 

@@ -308,6 +308,10 @@ func (n *Node) getInteraction(a *asked, t *tenancy, id core.InteractionID) {
 		a.answer(command.Interaction{Phase: string(call.Ended), CDR: *p.cdr}, nil)
 		return
 	}
+	if p, ok := t.posted[id]; ok {
+		a.answer(command.Interaction{Phase: string(call.Ended), CDR: p.CDR}, nil)
+		return
+	}
 	a.answer(nil, absent())
 }
 

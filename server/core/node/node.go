@@ -39,6 +39,7 @@ type Node struct {
 	tokens core.Token
 
 	incarnation core.Revision // of this process in the cluster; 0: there is none
+	born        core.Revision // its first one
 	view        *cluster.View
 	watching    bool      // changes are being taken: no desk decides yet
 	talking     []subject // calls to be taken over, those that talk and the others
@@ -147,8 +148,8 @@ func (n *Node) Step(now core.Time, ev core.Event, out []core.Effect) []core.Effe
 	case core.Restored:
 		out = n.restore(now, e, out)
 	case core.Watched:
-		if out = n.watched(now, e, out); !n.alone() && !n.view.Alive(n.cfg.ID, n.incarnation) {
-			return n.fence(out) // it has been claimed, or its lease has ended
+		if out = n.watched(now, e, out); n.claimed() {
+			return n.fence(out)
 		}
 	case core.Delivered:
 		out = n.delivered(now, e.ID, out)
@@ -248,15 +249,16 @@ func (n *Node) afterlife(ev core.Event, out []core.Effect) []core.Effect {
 
 // Gauges is the node in numbers, for telemetry. Counts are of this moment.
 type Gauges struct {
-	Life     Life
-	Calls    map[string]int // live interactions by phase
-	Agents   map[string]int // by what they do, or their status when that keeps them away
-	Held     int            // records with effects that wait for a commit
-	Waiting  int
-	Bindings int
-	Outbox   int
-	Tenants  int
-	Away     bool // the store does not answer
+	Life      Life
+	Calls     map[string]int // live interactions by phase
+	Agents    map[string]int // by what they do, or their status when that keeps them away
+	Held      int            // records with effects that wait for a commit
+	Waiting   int
+	Bindings  int
+	Outbox    int
+	Tenants   int
+	Away      bool // the store does not answer
+	Ownerless int  // shards without an owner
 }
 
 // Gauges returns the node in numbers; the cost does not depend on the number of calls.
@@ -265,6 +267,13 @@ func (n *Node) Gauges() Gauges {
 	g.Life, g.Away = n.life, n.away != 0
 	g.Calls, g.Agents = maps.Clone(g.Calls), maps.Clone(g.Agents)
 	g.Held, g.Outbox, g.Tenants = len(n.inflight), len(n.outbox), len(n.tenants)
+	if !n.alone() {
+		for shard := range cluster.Shards {
+			if _, _, ok := n.view.Owner(shard); !ok {
+				g.Ownerless++
+			}
+		}
+	}
 	return g
 }
 

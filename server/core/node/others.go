@@ -1,6 +1,8 @@
 package node
 
 import (
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -40,12 +42,30 @@ func (n *Node) other(now core.Time, t *tenancy, id core.InteractionID, c *call.C
 	} else {
 		t.others[id] = c
 		out = n.retell(t, old, c, out)
+		if c.LacksPort(old) { // as where this node is the anchor: see portPause
+			t.portAt = now.Add(portPause)
+			n.timers.set(timer{kind: portTimer, tenant: t.conf.ID}, t.portAt)
+		}
 	}
 	last := c
 	if c == nil {
 		last = old
 	}
-	return n.follow(now, t, id, was, last, out)
+	return n.unwanted(now, t, id, n.follow(now, t, id, was, last, out))
+}
+
+// unwanted takes back what was offered to a call that waits no more, at once: its agent is
+// free for the next.
+func (n *Node) unwanted(now core.Time, t *tenancy, id core.InteractionID, out []core.Effect) []core.Effect {
+	o, ok := t.offers[id]
+	if !ok || !n.ours(t) || t.standing(id).Waits {
+		return out
+	}
+	if o.revision == 0 { // on its way, or not even that: if it is committed all the same, it comes here again
+		delete(t.offers, id)
+		return out
+	}
+	return n.takeBack(now, t, id, out)
 }
 
 // offered takes an offer's record, nil when it is gone.
@@ -64,7 +84,7 @@ func (n *Node) offered(now core.Time, t *tenancy, id core.InteractionID, o *offe
 		}
 		return out
 	}
-	return n.follow(now, t, id, was, t.others[id], out)
+	return n.unwanted(now, t, id, n.follow(now, t, id, was, t.others[id], out))
 }
 
 // standing is what the desk is to know of a call that another node anchors.
@@ -143,11 +163,19 @@ func (n *Node) retell(t *tenancy, old, c *call.Call, out []core.Effect) []core.E
 func (n *Node) offer(now core.Time, t *tenancy, r acd.Reservation, out []core.Effect) []core.Effect {
 	o := offerRecord{Agent: r.Agent, At: now}
 	t.offers[r.Interaction] = o
-	value := encode(o)
-	l := n.line(subject{t.conf.ID, offerKey(r.Interaction)}, func() any { return value })
+	l := n.line(subject{t.conf.ID, offerKey(r.Interaction)}, func() any {
+		if o, ok := t.offers[r.Interaction]; ok {
+			return o
+		}
+		return nil // it was taken back before it could be made
+	})
 	l.Touch(now)
 	l.guard(n.epoch(t)...)
-	out = l.Add(now, n.tellAgents(t, []core.AgentID{r.Agent}), out)
+	waiting := n.tellAgents(t, []core.AgentID{r.Agent})
+	for i := range waiting {
+		waiting[i].Patience = 0 // a caller waits for it
+	}
+	out = l.Add(now, waiting, out)
 	return n.flush(now, l, out)
 }
 
@@ -183,6 +211,21 @@ func (n *Node) accept(now core.Time, t *tenancy, id core.InteractionID, o offerR
 		env.With = append(env.With, core.Op{Key: offerKey(id)})
 		c.Reserved(env, o.Agent, contacts)
 	})
+}
+
+// acceptAll takes the offers that could not be accepted when they came:
+//
+//  1. The owner ends a call of its own. Its record waits a moment for company.
+//  2. It gives the agent to a call of another anchor, and writes the offer at once.
+//  3. The anchor sees the offer, and the agent in the call of 1. When that record has come,
+//     it is here again.
+func (n *Node) acceptAll(now core.Time, t *tenancy, out []core.Effect) []core.Effect {
+	for _, id := range slices.Sorted(maps.Keys(t.offers)) {
+		if _, mine := n.calls[id]; mine {
+			out = n.accept(now, t, id, t.offers[id], out)
+		}
+	}
+	return out
 }
 
 // overruled undoes what a Store promised whose guard did not hold: the offer that it

@@ -40,7 +40,7 @@ func (n *Node) restore(now core.Time, e core.Restored, out []core.Effect) []core
 	if n.life != Restoring {
 		return out
 	}
-	n.life, n.incarnation = Serving, e.Incarnation
+	n.life, n.incarnation, n.born = Serving, e.Incarnation, e.Incarnation
 	n.view = cluster.New(n.cfg.ID, n.incarnation)
 	byTenant := map[core.TenantID][]core.Entry{}
 	for _, e := range e.Entries {

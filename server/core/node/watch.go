@@ -38,10 +38,30 @@ func (n *Node) watched(now core.Time, e core.Watched, out []core.Effect) []core.
 	}
 	for _, c := range e.Changes {
 		if t, ok := n.tenants[c.Tenant]; ok {
-			out = n.match(now, t, out)
+			out = n.match(now, t, n.acceptAll(now, t, out))
 		}
 	}
 	return out
+}
+
+// wrote reports whether a record's anchor is this process, in this or a former incarnation.
+func (n *Node) wrote(node core.NodeID, incarnation core.Revision) bool {
+	return node == n.cfg.ID && n.born <= incarnation && incarnation <= n.incarnation
+}
+
+// claimed reports whether others have claimed what this process owned. When its lease alone
+// has ended, which happens while etcd is away, its record is written anew, and it goes on
+// under the new incarnation with all that it has.
+func (n *Node) claimed() bool {
+	if n.alone() || n.view.Alive(n.cfg.ID, n.incarnation) {
+		return false
+	}
+	now, claimed := n.view.Recorded()
+	if now > n.incarnation && !claimed {
+		n.incarnation = now
+		n.view.Reborn(now)
+	}
+	return claimed
 }
 
 // inOrder puts the offers of each commit behind its other changes.
@@ -101,7 +121,11 @@ func (n *Node) changed(now core.Time, c core.Change, out []core.Effect) ([]core.
 		}
 		return n.offered(now, t, core.InteractionID(id), &o, out), nil
 	case "calls":
-		n.view.Anchored(c.Tenant, c.Key, anchorOf(c.Value))
+		anchor := anchorOf(c.Value)
+		n.view.Anchored(c.Tenant, c.Key, anchor)
+		if n.calls[core.InteractionID(id)] != nil {
+			return out, nil // what this node anchors it knows better; one that was moved or claimed it is told of
+		}
 		return n.called(now, t, core.InteractionID(id), c.Value, out)
 	case "outbox":
 		return n.posted(t, c, core.InteractionID(id), out)
@@ -143,11 +167,8 @@ func (n *Node) called(now core.Time, t *tenancy, id core.InteractionID, value []
 		err = errOtherKey
 	}
 	moved := err == nil && c.Mover != "" && c.Mover != n.cfg.ID // to this node, perhaps
-	if err != nil || !moved && c.Node == n.cfg.ID && c.Incarnation == n.incarnation {
+	if err != nil || !moved && n.wrote(c.Node, c.Incarnation) {
 		return out, err
-	}
-	if _, mine := n.calls[id]; mine {
-		return out, nil // it was moved, or this node has been claimed: it is told so
 	}
 	out = n.other(now, t, id, c, out)
 	n.inherit(t, id)
@@ -166,7 +187,7 @@ func (n *Node) posted(t *tenancy, c core.Change, id core.InteractionID, out []co
 		return out, err
 	}
 	n.view.Anchored(c.Tenant, c.Key, cluster.Process{ID: p.Node, Incarnation: p.Incarnation})
-	if p.Node == n.cfg.ID && p.Incarnation == n.incarnation {
+	if n.wrote(p.Node, p.Incarnation) {
 		return out, nil
 	}
 	t.posted[id] = p

@@ -5,14 +5,15 @@
 // # The chain of batches
 //
 // A node writes batch after batch, one in flight. Two keys make each outcome decidable:
-// nodes/{id}, bound to the node's lease, whose create revision is the incarnation; and
-// nodes/{id}/chain, bound to nothing, whose value is the id of the last batch and whose
-// mod revision is the link that the next batch hangs on. Every batch is one Txn:
+// nodes/{id}, bound to the node's lease, whose revision is the incarnation; and chains/{id},
+// bound to nothing, whose value is the id of the last batch and whose mod revision is the
+// link that the next batch hangs on. Every batch is one Txn:
 //
-//	If   CreateRevision(nodes/{id})       == incarnation
-//	 and ModRevision(nodes/{id}/chain)    == the link that the batch before left
-//	Then the changes, Put(nodes/{id}/chain, id of this batch)
-//	Else Get(nodes/{id}), Get(nodes/{id}/chain)
+//	If   CreateRevision(nodes/{id}) == incarnation
+//	 and ModRevision(chains/{id})   == the link that the batch before left
+//	 and ModRevision(key)           == revision, for each guard of its Stores
+//	Then the changes, Put(chains/{id}, id of this batch)
+//	Else Get(nodes/{id}), Get(chains/{id}), Get(claims/{id}/{incarnation}), Get(each guard's key)
 //
 // A mod revision never comes twice, so of all copies of a batch that were ever sent with
 // one link at most one commits; and after any commit that follows, none does.
@@ -20,39 +21,51 @@
 // A reply is lost (the connection breaks, the deadline passes, the leader changes):
 //
 //  1. Node A sends batch 7 with link 100. The reply does not come.
-//  2. A reads both keys, linearizably.
-//  3. chain holds "7": it was committed. A goes on with the mod revision it read.
-//  4. chain still has mod revision 100: not committed so far. A sends batch 7 again, with
+//  2. A reads the keys of the fence, linearizably.
+//  3. The chain holds "7": it was committed. A goes on with the mod revision it read.
+//  4. The chain still has mod revision 100: not committed so far. A sends batch 7 again, with
 //     link 100. If the first copy was only late, one of the two commits; the other is
 //     refused, with chain = "7" in the Else branch, which is step 3.
-//  5. A third copy that a proxy held for an hour is refused likewise: chain has moved.
+//  5. A third copy that a proxy held for an hour is refused likewise: the chain has moved.
 //
-// The lease expires while A is away, and nobody else cared:
+// A guard does not hold:
 //
-//  1. A's lease expires: etcd deletes nodes/A. chain is bound to no lease and stays.
-//  2. A's next batch is refused: nodes/A is absent, chain has the mod revision A left.
-//     So nobody wrote in A's name and nobody claimed what A owned.
-//  3. A claims itself again: If(nodes/A absent and chain's mod revision as left) Then
-//     Put(nodes/A with a new lease), Put(chain, id of the claim). Copies of older batches
-//     are dead now, for both of their guards have moved.
+//  1. A's batch 7 is refused, and the Else branch shows incarnation and chain as A left them:
+//     so a guard has failed, and the revisions that were read with them say whose.
+//  2. If an earlier copy of batch 7 is still under way, its guards may hold again when it
+//     arrives (a key that had to be absent is deleted again). So A commits an empty link
+//     first; the copy hangs on a link that is gone.
+//  3. The Stores whose guards failed are answered Conflict. The others go back to the head of
+//     the queue, in their order, and commit together as batch 8: one more Txn in all.
+//
+// Another node B claims what is left of A:
+//
+//  1. B commits one Txn: If ModRevision(nodes/A) == A's incarnation Then Delete(nodes/A),
+//     Put(claims/A/{incarnation}), and new owners of A's shards.
+//  2. A wakes: its next batch is refused, for its incarnation is gone and never comes again.
+//     The Else branch shows the claim. A is fenced: it answers Fenced, now and to all that
+//     follows. An idle A is told by its watch, and looks.
+//  3. Was A's batch in flight committed before B claimed? The chain says: it holds A's batch
+//     or the link before it. So Fenced is never said of a batch that was written.
+//
+// The lease expires while A is away, and nobody else cared (etcd itself was away, say):
+//
+//  1. A's lease expires: etcd deletes nodes/A. The chain is bound to no lease and stays.
+//  2. A's next batch is refused: nodes/A is absent, no claim of its incarnation is there, the
+//     chain has the mod revision that A left. So nobody acts in A's place.
+//  3. A claims itself again: If(nodes/A and claims/A/{incarnation} absent, the chain as left)
+//     Then Put(nodes/A with a new lease), Put(chains/A, id of the claim). Copies of older
+//     batches are dead now, for all of their guards have moved.
 //  4. A sends the batch that waited, with the new incarnation and the new link.
-//
-// Somebody else claims what A owns, at any moment:
-//
-//  1. Node B writes nodes/A/chain (and what it claims) in one Txn.
-//  2. A wakes: its next batch is refused, for chain has moved and does not hold an id of
-//     A's. A is fenced: it answers Fenced, now and to all that follows. It does not matter
-//     whether A's lease lived, nor whether A knows of B.
-//  3. A's claim of itself races with B's claim: both compare the mod revision of chain, so
-//     one commits, and the other finds it moved.
-//  4. Was A's batch in flight committed before B claimed? chain's history says: the first
-//     value after A's link is either A's batch or not. So Fenced is never said of a batch
-//     that was written.
+//  5. B, who saw nodes/A expire, claims with If(nodes/A absent, claims/A/{incarnation}
+//     absent). It races with step 3: one commits, and the other finds it moved.
 //
 // The same node starts again while its old lease still lives (kill -9, restart): the node
 // id is the owner, so the new process takes over at once, in two Txns since etcd refuses
 // to delete and put one key in one: Delete(nodes/A) with a link, then the claim above. If
-// the old process still runs, it finds chain moved and is fenced; the last starter wins.
+// the old process still runs, it finds the chain moved and is fenced; the last starter wins.
+// Whether its last batch was committed before, the chain's history says: the first value
+// after A's link is either that batch or not.
 package etcdstore
 
 import (
@@ -62,15 +75,16 @@ import (
 // position is where the node's chain stands, as far as the node knows.
 type position struct {
 	incarnation int64 // create revision of nodes/{id} that this process made
-	link        int64 // mod revision of nodes/{id}/chain that our last link left; 0: no such key
+	link        int64 // mod revision of chains/{id} that our last link left; 0: no such key
 }
 
-// sight is what a linearizable read of the two keys showed.
+// sight is what a linearizable read of the keys of the fence showed.
 type sight struct {
-	node  int64            // create revision of nodes/{id}; 0: absent
-	lease clientv3.LeaseID // that nodes/{id} is bound to
-	chain int64            // mod revision of nodes/{id}/chain; 0: absent
-	last  string           // value of nodes/{id}/chain
+	node    int64            // create revision of nodes/{id}; 0: absent
+	lease   clientv3.LeaseID // that nodes/{id} is bound to
+	chain   int64            // mod revision of chains/{id}; 0: absent
+	last    string           // value of chains/{id}
+	claimed bool             // claims/{id}/{incarnation} is there
 }
 
 // finding is what a sight means for a position.
@@ -78,7 +92,7 @@ type finding string
 
 // The findings.
 const (
-	untouched finding = "untouched" // both keys are as we left them: nothing of ours has committed since
+	untouched finding = "untouched" // the keys are as we left them: nothing of ours has committed since
 	advanced  finding = "advanced"  // a link of ours has committed whose reply we lack
 	lapsed    finding = "lapsed"    // our lease has expired and nobody has written in our place
 	taken     finding = "taken"     // another writes or claimed: we are fenced
@@ -95,10 +109,12 @@ func (p position) judge(s sight, open ...string) finding {
 		}
 		return taken
 	}
-	switch s.node {
-	case p.incarnation:
+	switch {
+	case s.claimed:
+		return taken
+	case s.node == p.incarnation:
 		return untouched
-	case 0:
+	case s.node == 0:
 		return lapsed
 	default:
 		// Somebody made our node key without a link in the chain: against the rule, so trust nothing.

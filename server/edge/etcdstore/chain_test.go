@@ -30,3 +30,20 @@ func TestJudge(t *testing.T) {
 		t.Errorf("before the first claim: %s", got)
 	}
 }
+
+func TestJudgeAClaim(t *testing.T) {
+	at := position{incarnation: 50, link: 100}
+	for _, c := range []struct {
+		name string
+		s    sight
+		want finding
+	}{
+		{"claimed by another", sight{chain: 100, last: "7", claimed: true}, taken},
+		{"our batch, then claimed by another", sight{chain: 101, last: "8", claimed: true}, advanced},
+		{"expired", sight{chain: 100, last: "7"}, lapsed},
+	} {
+		if got := at.judge(c.s, "8"); got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+	}
+}

@@ -99,7 +99,11 @@ func (m *modelRun) drive(s *Store) {
 		case "claim":
 			if rapid.IntRange(0, 9).Draw(m.t, "really") == 0 && !m.fence {
 				m.fence = true
-				if _, err := m.r.plain.Put(context.Background(), chainKey(m.node), "claim by another"); err != nil {
+				if rapid.Bool().Draw(m.t, "restart") {
+					if _, err := m.r.plain.Put(context.Background(), chainKey(m.node), "another process"); err != nil {
+						m.t.Fatalf("%v", err)
+					}
+				} else if err := m.r.takeAway(m.node); err != nil {
 					m.t.Fatalf("%v", err)
 				}
 			}
@@ -156,7 +160,7 @@ func (m *modelRun) check() {
 }
 
 func (m *modelRun) compare(when string, want map[string]string) {
-	entries, err := load(context.Background(), m.r.plain, loadPage, logTo(m.r.log))
+	entries, _, err := load(context.Background(), m.r.plain, loadPage, logTo(m.r.log))
 	if err != nil {
 		m.t.Fatalf("%v", err)
 	}

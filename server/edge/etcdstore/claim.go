@@ -6,14 +6,15 @@ import (
 	"fmt"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
 
-// guard is the comparison that every Txn of a node makes.
-func (s *Store) guard(at position) []clientv3.Cmp {
+// fence is the comparison that every Txn of a node makes.
+func (s *Store) fence(at position) []clientv3.Cmp {
 	return []clientv3.Cmp{
 		clientv3.Compare(clientv3.CreateRevision(s.node), "=", at.incarnation),
 		clientv3.Compare(clientv3.ModRevision(s.chain), "=", at.link),
@@ -21,7 +22,7 @@ func (s *Store) guard(at position) []clientv3.Cmp {
 }
 
 // commit sends one batch: the changes, and the id as the chain's new value.
-func (s *Store) commit(ctx context.Context, at position, id string, changes []change) answer {
+func (s *Store) commit(ctx context.Context, at position, id string, changes []change, guards []guard) answer {
 	ops := make([]clientv3.Op, 0, len(changes)+1)
 	for _, c := range changes {
 		if c.value == nil {
@@ -30,34 +31,48 @@ func (s *Store) commit(ctx context.Context, at position, id string, changes []ch
 			ops = append(ops, clientv3.OpPut(c.key, string(c.value)))
 		}
 	}
-	return s.txn(ctx, s.guard(at), append(ops, clientv3.OpPut(s.chain, id)))
+	cmps := s.fence(at)
+	for _, g := range guards {
+		cmps = append(cmps, clientv3.Compare(clientv3.ModRevision(g.key), "=", g.rev))
+	}
+	return s.txn(ctx, at, cmps, append(ops, clientv3.OpPut(s.chain, id)), guards)
 }
 
-// look reads both keys, linearizably.
-func (s *Store) look(ctx context.Context) answer { return s.txn(ctx, nil, nil) }
+// look reads the keys of the fence, linearizably.
+func (s *Store) look(ctx context.Context, at position) answer { return s.txn(ctx, at, nil, nil, nil) }
 
-// claim makes the node's key anew, with a new lease, where it has gone.
+// claim makes the node's key with a new lease, where there is none: at the start, and when
+// the one that was there has expired and nobody claimed what it stood for.
 func (s *Store) claim(ctx context.Context, at position, id string) answer {
 	granted, err := s.cfg.Client.Grant(ctx, int64((s.cfg.LeaseTTL+time.Second-1)/time.Second))
 	if err != nil {
 		return answer{err: err}
 	}
-	at.incarnation = 0
-	a := s.txn(ctx, s.guard(at), []clientv3.Op{
-		clientv3.OpPut(s.node, id, clientv3.WithLease(granted.ID)), clientv3.OpPut(s.chain, id)})
+	cmps := s.fence(position{link: at.link})
+	if at.incarnation != 0 {
+		cmps = append(cmps, clientv3.Compare(clientv3.CreateRevision(claimKey(s.cfg.Node, at.incarnation)), "=", 0))
+	}
+	a := s.txn(ctx, at, cmps, []clientv3.Op{
+		clientv3.OpPut(s.node, string(s.cfg.Record), clientv3.WithLease(granted.ID)), clientv3.OpPut(s.chain, id),
+		clientv3.OpDelete(formerChainKey(s.cfg.Node)), // who still writes that one is fenced by this
+	}, nil)
 	a.lease = granted.ID
 	return a
 }
 
 // unseat removes the node's key that an earlier process of this node made.
 func (s *Store) unseat(ctx context.Context, at position, id string) answer {
-	return s.txn(ctx, s.guard(at), []clientv3.Op{clientv3.OpDelete(s.node), clientv3.OpPut(s.chain, id)})
+	return s.txn(ctx, at, s.fence(at), []clientv3.Op{clientv3.OpDelete(s.node), clientv3.OpPut(s.chain, id)}, nil)
 }
 
-// txn carries out ops if the comparisons hold, and else reads both keys; without ops it
-// just reads them.
-func (s *Store) txn(ctx context.Context, cmps []clientv3.Cmp, ops []clientv3.Op) answer {
-	read := []clientv3.Op{clientv3.OpGet(s.node), clientv3.OpGet(s.chain)}
+// txn carries out ops if the comparisons hold, and else reads the keys of the fence and the
+// revisions where guards are; without ops it just reads the former.
+func (s *Store) txn(ctx context.Context, at position, cmps []clientv3.Cmp, ops []clientv3.Op, guards []guard) answer {
+	read := make([]clientv3.Op, 0, 3+len(guards))
+	read = append(read, clientv3.OpGet(s.node), clientv3.OpGet(s.chain), clientv3.OpGet(claimKey(s.cfg.Node, at.incarnation), clientv3.WithKeysOnly()))
+	for _, g := range guards {
+		read = append(read, clientv3.OpGet(g.key, clientv3.WithKeysOnly()))
+	}
 	txn := s.cfg.Client.Txn(ctx)
 	if len(ops) == 0 {
 		txn = txn.Then(read...)
@@ -75,11 +90,21 @@ func (s *Store) txn(ctx context.Context, cmps []clientv3.Cmp, ops []clientv3.Op)
 		return answer{err: fmt.Errorf("etcd answered %d of %d reads", len(reply.Responses), len(read))}
 	}
 	var a answer
-	if kvs := reply.Responses[0].GetResponseRange().GetKvs(); len(kvs) == 1 {
-		a.sight.node, a.sight.lease = kvs[0].CreateRevision, clientv3.LeaseID(kvs[0].Lease)
-	}
-	if kvs := reply.Responses[1].GetResponseRange().GetKvs(); len(kvs) == 1 {
-		a.sight.chain, a.sight.last = kvs[0].ModRevision, string(kvs[0].Value)
+	for i, r := range reply.Responses {
+		var kv mvccpb.KeyValue // of revision 0: absent
+		if kvs := r.GetResponseRange().GetKvs(); len(kvs) == 1 {
+			kv.CreateRevision, kv.ModRevision, kv.Lease, kv.Value = kvs[0].CreateRevision, kvs[0].ModRevision, kvs[0].Lease, kvs[0].Value
+		}
+		switch i {
+		case 0:
+			a.sight.node, a.sight.lease = kv.CreateRevision, clientv3.LeaseID(kv.Lease)
+		case 1:
+			a.sight.chain, a.sight.last = kv.ModRevision, string(kv.Value)
+		case 2:
+			a.sight.claimed = kv.CreateRevision != 0
+		default:
+			a.found = append(a.found, kv.ModRevision)
+		}
 	}
 	return a
 }
@@ -139,7 +164,7 @@ func (w *writer) claimFirst(ctx context.Context) error {
 func (w *writer) claimOnce(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*w.s.cfg.pace.attempt)
 	defer cancel()
-	a := w.s.look(ctx)
+	a := w.s.look(ctx, position{})
 	if a.err != nil {
 		return a.err
 	}
@@ -155,7 +180,7 @@ func (w *writer) claimOnce(ctx context.Context) error {
 		at.link = a.rev
 		defer revoke(w.s.cfg.Client, old) // nothing is bound to it any more
 	}
-	if a = w.s.claim(ctx, at, w.newLink()); a.err != nil {
+	if a = w.s.claim(ctx, position{link: at.link}, w.newLink()); a.err != nil {
 		return a.err
 	}
 	if !a.ok {

@@ -74,7 +74,9 @@ func Embed(ctx context.Context, cfg EmbedConfig) (*Embedded, error) {
 	}
 	e := &Embedded{cfg: cfg, lock: lock}
 	e.client = e.line.client()
-	if err = e.checkDisk(); err == nil {
+	if err = checkDisk(cfg.Dir, cfg.MinFree, cfg.Log); err != nil {
+		err = fmt.Errorf("embedded etcd: %w", err)
+	} else {
 		err = e.Start(ctx)
 	}
 	if err != nil {
@@ -85,24 +87,23 @@ func Embed(ctx context.Context, cfg EmbedConfig) (*Embedded, error) {
 }
 
 // checkDisk refuses a disk that is nearly full and says how fast it is.
-func (e *Embedded) checkDisk() error {
-	free, err := freeBytes(e.cfg.Dir)
+func checkDisk(dir string, minFree int64, log *slog.Logger) error {
+	free, err := freeBytes(dir)
 	if err != nil {
 		return err
 	}
-	if free < e.cfg.MinFree {
-		return fmt.Errorf("embedded etcd: %d MiB are free in %s, %d are needed: free some space or choose another directory",
-			free>>20, e.cfg.Dir, e.cfg.MinFree>>20)
+	if free < minFree {
+		return fmt.Errorf("%d MiB are free in %s, %d are needed: free some space or choose another directory", free>>20, dir, minFree>>20)
 	}
-	median, slowest, err := syncTimes(e.cfg.Dir, syncRounds)
+	median, slowest, err := syncTimes(dir, syncRounds)
 	if err != nil {
-		return fmt.Errorf("embedded etcd: sync to %s: %w", e.cfg.Dir, err)
+		return fmt.Errorf("sync to %s: %w", dir, err)
 	}
 	level, text := slog.LevelInfo, "disk of the embedded etcd"
 	if slowest > slowSync {
 		level, text = slog.LevelWarn, "the disk of the embedded etcd is slow: each step of a call waits for it"
 	}
-	e.cfg.Log.Log(context.Background(), level, text, "dir", e.cfg.Dir, "sync_median_ms", ms(median), "sync_slowest_of_20_ms", ms(slowest))
+	log.Log(context.Background(), level, text, "dir", dir, "sync_median_ms", ms(median), "sync_slowest_of_20_ms", ms(slowest))
 	return nil
 }
 
@@ -175,9 +176,7 @@ func (e *Embedded) Start(ctx context.Context) error {
 
 // memberConfig is etcd's configuration; fatal is called when the member can't go on.
 func (e *Embedded) memberConfig(ready *atomic.Bool, fatal func()) (*embed.Config, error) {
-	cfg := embed.NewConfig()
-	cfg.Dir = filepath.Join(e.cfg.Dir, "etcd")
-	cfg.Name = memberName
+	cfg := baseSettings(filepath.Join(e.cfg.Dir, "etcd"), memberName, e.cfg.Quota)
 	cfg.InitialCluster = cfg.InitialClusterFromName(memberName)
 	cfg.ListenPeerUrls = nil // a single member has no peers
 	cfg.ListenClientUrls = nil
@@ -188,17 +187,24 @@ func (e *Embedded) memberConfig(ready *atomic.Bool, fatal func()) (*embed.Config
 		}
 		cfg.ListenClientUrls = []url.URL{*u}
 	}
-	cfg.TickMs = uint(heartbeat.Milliseconds())
-	cfg.ElectionMs = uint(election.Milliseconds())
-	cfg.AutoCompactionMode = embed.CompactorModePeriodic
-	cfg.AutoCompactionRetention = "1h"
-	cfg.QuotaBackendBytes = e.cfg.Quota
-	cfg.EnableGRPCGateway = false
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapLogger(e.cfg.Log, ready, func(text string) {
 		fatal()
 		e.cfg.Log.Error("the embedded etcd has stopped: live calls go on, nothing new is stored; mend the cause and start again", "cause", text)
 	}))
 	return cfg, nil
+}
+
+// baseSettings is what all members have in common.
+func baseSettings(dir, name string, quota int64) *embed.Config {
+	cfg := embed.NewConfig()
+	cfg.Dir, cfg.Name = dir, name
+	cfg.TickMs = uint(heartbeat.Milliseconds())
+	cfg.ElectionMs = uint(election.Milliseconds())
+	cfg.AutoCompactionMode = embed.CompactorModePeriodic
+	cfg.AutoCompactionRetention = "1h"
+	cfg.QuotaBackendBytes = quota
+	cfg.EnableGRPCGateway = false
+	return cfg
 }
 
 // Stop stops the member as if it had gone away: requests fail until Start.

@@ -30,12 +30,17 @@ func TestMain(m *testing.M) {
 		child()
 		return
 	}
+	if os.Getenv(ownerEnv) != "" {
+		owner()
+		return
+	}
 	goleak.VerifyTestMain(m)
 }
 
 // quick is a pace at which a test needs not wait.
 func quick() pace {
-	return pace{attempt: 60 * time.Millisecond, warn: 20 * time.Millisecond, firstBackoff: time.Millisecond, lastBackoff: 20 * time.Millisecond}
+	return pace{attempt: 60 * time.Millisecond, warn: 20 * time.Millisecond, firstBackoff: time.Millisecond, lastBackoff: 20 * time.Millisecond,
+		versions: versionsEvery}
 }
 
 // rig is one embedded member, a client of it with faults, and what a Store emitted.
@@ -117,7 +122,9 @@ func put(token core.Token, tenant core.TenantID, pairs ...string) core.Store {
 // heard is what a Store emitted, in order. It can play a full inbox.
 type heard struct {
 	mu     sync.Mutex
-	events []core.Event
+	events []core.Event // but for Watched
+	told   []core.Watched
+	own    map[core.Token]int    // how many Watched had come when a token had its final outcome
 	said   map[core.Token]string // final outcome
 	warned map[core.Token]bool   // Unknown
 	wrong  string                // the first breach of "at most one Unknown, then one final outcome"
@@ -126,7 +133,7 @@ type heard struct {
 }
 
 func newHeard() *heard {
-	return &heard{more: make(chan struct{}, 1), said: map[core.Token]string{}, warned: map[core.Token]bool{}}
+	return &heard{more: make(chan struct{}, 1), said: map[core.Token]string{}, own: map[core.Token]int{}, warned: map[core.Token]bool{}}
 }
 
 func (h *heard) emit(ev core.Event) bool {
@@ -134,6 +141,11 @@ func (h *heard) emit(ev core.Event) bool {
 	defer h.mu.Unlock()
 	if h.full != nil && h.full() {
 		return false
+	}
+	if ev, ok := ev.(core.Watched); ok {
+		h.told = append(h.told, ev)
+		h.ring()
+		return true
 	}
 	h.events = append(h.events, ev)
 	token, said := outcome(ev)
@@ -143,13 +155,23 @@ func (h *heard) emit(ev core.Event) bool {
 	case said == "unknown":
 		h.warned[token] = true
 	default:
-		h.said[token] = said
+		h.said[token], h.own[token] = said, len(h.told)
 	}
+	h.ring()
+	return true
+}
+
+func (h *heard) ring() {
 	select {
 	case h.more <- struct{}{}:
 	default:
 	}
-	return true
+}
+
+func (h *heard) watched() []core.Watched {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return append([]core.Watched(nil), h.told...)
 }
 
 // outcome is what the Store said of one token.
@@ -187,6 +209,11 @@ func (h *heard) final(t fataler) map[core.Token]string {
 
 type fataler interface{ Fatalf(string, ...any) }
 
+type waiter interface {
+	fataler
+	Helper()
+}
+
 // awaitFinal waits for the final outcome of a token and compares it.
 func (h *heard) awaitFinal(t testing.TB, token core.Token, want string) {
 	t.Helper()
@@ -203,7 +230,7 @@ func (h *heard) awaitUnknown(t testing.TB, token core.Token) {
 }
 
 // await waits until cond holds; it is called under the lock.
-func (h *heard) await(t testing.TB, what string, cond func() bool) {
+func (h *heard) await(t waiter, what string, cond func() bool) {
 	t.Helper()
 	holds := func() bool {
 		h.mu.Lock()

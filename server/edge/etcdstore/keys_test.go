@@ -56,3 +56,43 @@ func TestNewEnough(t *testing.T) {
 		}
 	}
 }
+
+func TestClusterKeys(t *testing.T) {
+	for _, key := range []string{"nodes/n1", "drains/n.1_a-b", "claims/n1/1", "claims/n1/9223372036854775807", "shards/000", "shards/063"} {
+		full, err := fullKey("", key)
+		if tenant, back, ok := entryKey(full); err != nil || full != key || tenant != "" || back != key || !ok {
+			t.Errorf("%q: %q %v, back %q/%q %v", key, full, err, tenant, back, ok)
+		}
+		if key < rangeFrom || key >= rangeEnd {
+			t.Errorf("%q is outside of what is watched", key)
+		}
+	}
+	for _, key := range []string{"", "a", "nodes", "nodes/", "nodes/a/b", "nodes/a/chain", "nodes/..", "nodes/a b", "chains/n1", "t/demo/x", "t/",
+		"claims/n1", "claims/n1/", "claims/n1/x", "claims/n1/0", "claims/n1/01", "claims/n1/-1", "claims/n1/1/2", "claims//1", "claims/n1/12345678901234567890",
+		"shards/1", "shards/0001", "shards/a00", "shards/", "drains/", "drains/a/b", "Nodes/a", "/nodes/a", "nodes/\xff", "shards/٠٠٠"} {
+		if full, err := fullKey("", key); err == nil {
+			t.Errorf("%q became %q", key, full)
+		}
+		if tenant, back, ok := entryKey(key); ok && tenant == "" {
+			t.Errorf("%q came back as %q", key, back)
+		}
+	}
+	if key := chainKey("n1"); key >= rangeFrom {
+		t.Errorf("%q is watched", key)
+	}
+}
+
+func FuzzEntryKey(f *testing.F) {
+	for _, key := range []string{"nodes/n1", "claims/n1/7", "shards/007", "drains/a", "t/demo/x", "t//x", "chains/n1"} {
+		f.Add(key)
+	}
+	f.Fuzz(func(t *testing.T, key string) {
+		tenant, rest, ok := entryKey(key)
+		if !ok {
+			return
+		}
+		if full, err := fullKey(tenant, rest); err != nil || full != key || joined(tenant, rest) != key {
+			t.Fatalf("%q is %q/%q, which is %q %v", key, tenant, rest, full, err)
+		}
+	})
+}

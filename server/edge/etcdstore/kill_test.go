@@ -35,7 +35,7 @@ func child() {
 	e, err := Embed(context.Background(), EmbedConfig{Dir: dir, MinFree: 1 << 20})
 	fail(err)
 	stored := make(chan core.Event, 1000)
-	s, entries, err := Open(context.Background(), Config{Client: e.Client(), Node: "n1", LeaseTTL: time.Hour, Emit: func(ev core.Event) bool {
+	s, restored, err := Open(context.Background(), Config{Client: e.Client(), Node: "n1", LeaseTTL: time.Hour, Emit: func(ev core.Event) bool {
 		select {
 		case stored <- ev:
 			return true
@@ -45,7 +45,7 @@ func child() {
 	}})
 	fail(err)
 	next := 1
-	for _, entry := range entries {
+	for _, entry := range restored.Entries {
 		fmt.Printf("restored %s %s\n", entry.Key, entry.Value)
 		var n int
 		if fmt.Sscan(string(entry.Value), &n); n >= next {
@@ -63,6 +63,9 @@ func child() {
 		}
 	}()
 	for ev := range stored {
+		if _, ok := ev.(core.Watched); ok {
+			continue
+		}
 		token, said := outcome(ev)
 		fmt.Println(said, token)
 	}

@@ -21,6 +21,10 @@ type Config struct {
 	Client *clientv3.Client
 	Node   core.NodeID
 
+	// Record is the value of the node's own key: what other nodes are to know of it. It is
+	// written at the claim and must not be changed afterwards.
+	Record []byte
+
 	// LeaseTTL is how long the node counts as alive without a sign of it; whole seconds,
 	// default 5 s. etcd may grant more (at least 1.5 election timeouts).
 	LeaseTTL time.Duration
@@ -35,8 +39,9 @@ type Config struct {
 
 	Log *slog.Logger
 
-	pace     pace // default defaultPace
-	queueOps int  // default queueOps
+	pace       pace // default defaultPace
+	queueOps   int  // default queueOps
+	watchBytes int  // default watchBytes
 }
 
 // Gauges is how a Store stands at a moment.
@@ -50,13 +55,17 @@ type Gauges struct {
 	Refused     uint64        // times that Conflict was told
 	Claims      uint64        // claims of this node by itself, the one of Open included
 	Fenced      bool          // another owns what this node owned: it must not act any more
+
+	Seen     core.Revision // up to which the core has been told what was committed
+	Behind   int           // changes that were seen and wait for the core to take them
+	Relisted uint64        // times that all records were read again, since history was compacted
 }
 
-// Store is one node's writer. Do queues; one goroutine sends, batch after batch.
+// Store is one node's writer, and its watch. Do queues; one goroutine sends, batch after batch.
 type Store struct {
 	cfg    Config
 	node   string // nodes/{id}
-	chain  string // nodes/{id}/chain
+	chain  string // chains/{id}
 	prefix string // of the ids of this process's links
 
 	mu      sync.Mutex
@@ -64,6 +73,8 @@ type Store struct {
 	answers []core.Event // of Stores that were answered without being sent
 	closing bool
 	sent    time.Time // when the batch in flight was first sent; zero: none
+	flight  *batch    // the batch whose Stores are not all answered yet; its form does not change
+	poked   bool      // the watch has seen that the node's key was touched
 	listens bool      // the writer rests until something comes
 	gauges  Gauges
 
@@ -73,6 +84,8 @@ type Store struct {
 	base    context.Context
 	end     context.CancelFunc
 	writer  *writer
+	watcher *watcher
+	wait    sync.WaitGroup // of what runs beside the writer
 }
 
 // pace is the times of the writer.
@@ -85,11 +98,13 @@ type pace struct {
 	// however little it carries: its syncs, its way through raft and back, the wake-ups. After
 	// a pause the first goes at once; under load the calls share.
 	spacing time.Duration
+
+	versions time.Duration // between two looks at the versions of etcd's members
 }
 
 func defaultPace() pace {
 	return pace{attempt: time.Second, warn: 100 * time.Millisecond, firstBackoff: 20 * time.Millisecond, lastBackoff: 500 * time.Millisecond,
-		spacing: 3 * time.Millisecond}
+		spacing: 3 * time.Millisecond, versions: versionsEvery}
 }
 
 const (
@@ -98,11 +113,21 @@ const (
 )
 
 // Open checks the version of etcd, claims the node (taking over from an earlier process of
-// the same id at once) and returns all records of all tenants as they stand after the
-// claim, ordered by tenant and key. It tries until ctx ends.
-func Open(ctx context.Context, cfg Config) (*Store, []core.Entry, error) {
+// the same id at once) and returns the new incarnation and all records as they stand after
+// the claim, at one revision, ordered by key: the cluster's own, this node's included, and
+// those of all tenants. It tries until ctx ends.
+//
+// What is committed from then on, by anybody, this Store included, comes by Emit as
+// core.Watched, in the order of commits, nothing left out and nothing twice. The Stored of
+// a Store always comes before the Watched that shows its commit.
+//
+// When another has claimed what this node owns, each Store is answered with Fenced; if none
+// waits, one Fenced without a token says so. When only the node's lease has expired, which
+// happens while etcd is away, the node claims itself again: Watched then shows its key
+// deleted and made anew, with a new incarnation, and all else goes on.
+func Open(ctx context.Context, cfg Config) (*Store, core.Restored, error) {
 	if err := checkName(string(cfg.Node)); err != nil {
-		return nil, nil, fmt.Errorf("node id %.40q: %w", cfg.Node, err)
+		return nil, core.Restored{}, fmt.Errorf("node id %.40q: %w", cfg.Node, err)
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -116,8 +141,11 @@ func Open(ctx context.Context, cfg Config) (*Store, []core.Entry, error) {
 	if cfg.queueOps == 0 {
 		cfg.queueOps = queueOps
 	}
+	if cfg.watchBytes == 0 {
+		cfg.watchBytes = watchBytes
+	}
 	if err := checkVersion(ctx, cfg); err != nil {
-		return nil, nil, err
+		return nil, core.Restored{}, err
 	}
 	var chance [8]byte
 	rand.Read(chance[:])
@@ -135,16 +163,22 @@ func Open(ctx context.Context, cfg Config) (*Store, []core.Entry, error) {
 	s.writer = w
 	if err := w.claimFirst(clientv3.WithRequireLeader(ctx)); err != nil {
 		s.end()
-		return nil, nil, err
+		return nil, core.Restored{}, err
 	}
-	entries, err := load(ctx, cfg.Client, loadPage, cfg.Log)
+	entries, rev, err := load(clientv3.WithRequireLeader(ctx), cfg.Client, loadPage, cfg.Log)
 	if err != nil {
 		s.end()
-		return nil, nil, err
+		return nil, core.Restored{}, err
 	}
+	s.watcher = newWatcher(s, entries, rev)
 	w.keepAlive()
 	go w.run()
-	return s, entries, nil
+	s.wait.Go(s.watcher.read)
+	s.wait.Go(s.watcher.tell)
+	if len(cfg.Client.Endpoints()) > 0 {
+		s.wait.Go(s.checkVersions)
+	}
+	return s, core.Restored{Incarnation: core.Revision(w.at.incarnation), Entries: entries}, nil
 }
 
 // Do queues a write; it never blocks. The outcome comes by Emit: Conflict at once when the
@@ -161,6 +195,8 @@ func (s *Store) Do(effect core.Store) {
 		return
 	case s.gauges.Fenced:
 		s.answers = append(s.answers, core.Fenced{Token: effect.Token})
+	case err == nil && w.claim && w.deletes(s.node):
+		s.refuse(effect.Token, slog.LevelError, "a write was refused", errors.New("a node does not delete its own key: close the store"), effect.Tenant)
 	case err != nil:
 		s.refuse(effect.Token, slog.LevelError, "a write was refused", err, effect.Tenant)
 	case s.queue.full(w, s.cfg.queueOps):
@@ -190,12 +226,41 @@ func (s *Store) signal() {
 	}
 }
 
+// poke has the writer look whether the node's key is still its own.
+func (s *Store) poke() {
+	s.mu.Lock()
+	s.poked = true
+	s.mu.Unlock()
+	s.signal()
+}
+
+func (s *Store) takePoke() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	poked := s.poked
+	s.poked = false
+	return poked
+}
+
+// unanswered returns a channel that is closed when the batch in flight is settled, if that
+// batch makes this very change, and else nil. The answer may be wrong in one way: another
+// node makes the same change at the same moment, and waits for nothing.
+func (s *Store) unanswered(tenant core.TenantID, key string, value []byte) <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.flight == nil || !s.flight.writes(joined(tenant, key), value) {
+		return nil
+	}
+	return s.flight.settled
+}
+
 // Gauges returns how the store stands.
 func (s *Store) Gauges() Gauges {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	g := s.gauges
 	g.QueuedOps, g.QueuedBytes = s.queue.ops, s.queue.bytes
+	g.Seen, g.Behind, g.Relisted = s.watcher.figures()
 	if !s.sent.IsZero() {
 		g.InFlight = time.Since(s.sent)
 	}
@@ -203,7 +268,7 @@ func (s *Store) Gauges() Gauges {
 }
 
 // Close takes no more writes, waits until those that were taken are committed or ctx ends,
-// and gives the node's lease back. It returns an error when some were not committed: their
+// and gives the node's lease back, which removes its key. It returns an error when some were not committed: their
 // outcome is open.
 func (s *Store) Close(ctx context.Context) error {
 	s.mu.Lock()
@@ -221,6 +286,7 @@ func (s *Store) Close(ctx context.Context) error {
 	}
 	s.end()
 	<-s.done
+	s.wait.Wait()
 	left := len(s.queue.stores) // the goroutine has ended: no lock is needed
 	if s.writer.batch != nil {
 		left += len(s.writer.batch.stores)

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -30,7 +31,7 @@ func TestGroupCommitKeepsOrder(t *testing.T) {
 	h.awaitFinal(t, n, "stored")
 	want := core.Token(1)
 	for _, ev := range h.all() {
-		if ev == (core.Unknown{Token: want}) {
+		if _, ok := ev.(core.Unknown); ok { // of this one and those behind it: the machine is slow
 			continue
 		}
 		if ev != (core.Stored{Token: want}) {
@@ -186,7 +187,7 @@ func TestForeignLinkFences(t *testing.T) {
 	s, h := r.open("n1", quick())
 	s.Do(put(1, "demo", "a", "1"))
 	h.awaitFinal(t, 1, "stored")
-	if _, err := r.plain.Put(t.Context(), "nodes/n1/chain", "claim by n2"); err != nil {
+	if _, err := r.plain.Put(t.Context(), "chains/n1", "claim by n2"); err != nil {
 		t.Fatal(err)
 	}
 	s.Do(put(2, "demo", "a", "2"))
@@ -198,7 +199,7 @@ func TestForeignLinkFences(t *testing.T) {
 	if a, b := r.value("demo", "a"), r.value("demo", "b"); a != "1" || b != "" || !s.Gauges().Fenced {
 		t.Errorf("a %q, b %q, %+v", a, b, s.Gauges())
 	}
-	if reply, _ := r.plain.Get(t.Context(), "nodes/n1/chain"); string(reply.Kvs[0].Value) != "claim by n2" {
+	if reply, _ := r.plain.Get(t.Context(), "chains/n1"); string(reply.Kvs[0].Value) != "claim by n2" {
 		t.Errorf("the claim was overwritten")
 	}
 }
@@ -214,7 +215,7 @@ func TestFencedIsNeverSaidOfAWrittenBatch(t *testing.T) {
 			s.Do(put(1, "demo", "a", "1"))
 			h.awaitUnknown(t, 1)
 			for _, claim := range []string{"claim by n2", "claim by n3"} {
-				if _, err := r.plain.Put(t.Context(), "nodes/n1/chain", claim); err != nil {
+				if _, err := r.plain.Put(t.Context(), "chains/n1", claim); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -245,7 +246,7 @@ func TestLeaseExpiryIsHealed(t *testing.T) {
 			skip := true
 			first := once(kind)
 			r.faults.set(func(in *pb.TxnRequest) fault {
-				if skip && len(in.Success) == 2 && string(in.Success[0].GetRequestPut().Key) == "nodes/n1" {
+				if skip && len(in.Success) == 3 && string(in.Success[0].GetRequestPut().Key) == "nodes/n1" {
 					skip = false
 					return first(in)
 				}
@@ -294,7 +295,7 @@ func TestLeaseExpiryWithAForeignClaimFences(t *testing.T) {
 	s.Do(put(1, "demo", "a", "1"))
 	h.awaitUnknown(t, 1)
 	r.expire("n1")
-	if _, err := r.plain.Put(t.Context(), "nodes/n1/chain", "claim by n2"); err != nil {
+	if _, err := r.plain.Put(t.Context(), "chains/n1", "claim by n2"); err != nil {
 		t.Fatal(err)
 	}
 	r.faults.set(nil)
@@ -312,15 +313,22 @@ func TestSameNodeTakesOverAtOnce(t *testing.T) {
 	h1.awaitFinal(t, 1, "stored")
 	began := time.Now()
 	h2 := newHeard()
-	s2, entries, err := Open(t.Context(), Config{Client: r.client, Node: "n1", LeaseTTL: time.Minute, Emit: h2.emit})
+	s2, restored, err := Open(t.Context(), Config{Client: r.client, Node: "n1", LeaseTTL: time.Minute, Emit: h2.emit})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if took := time.Since(began); took > 2*time.Second {
 		t.Errorf("took %v, though the lease is the node's own", took)
 	}
-	if len(entries) != 1 || entries[0].Tenant != "demo" || entries[0].Key != "a" || string(entries[0].Value) != "1" {
-		t.Errorf("restored %v", entries)
+	node, err := r.plain.Get(t.Context(), "nodes/n1")
+	if err != nil || len(node.Kvs) != 1 || node.Kvs[0].ModRevision != int64(restored.Incarnation) {
+		t.Errorf("incarnation %d, node key %v %v", restored.Incarnation, node, err)
+	}
+	want := []core.Entry{{Key: "nodes/n1", Value: []byte{}, Revision: restored.Incarnation}, {Tenant: "demo", Key: "a", Value: []byte("1")}}
+	a, _ := r.plain.Get(t.Context(), "t/demo/a")
+	want[1].Revision = core.Revision(a.Kvs[0].ModRevision)
+	if diff := cmp.Diff(want, restored.Entries); diff != "" {
+		t.Errorf("restored (-want +got)\n%s", diff)
 	}
 	s1.Do(put(2, "demo", "a", "old process"))
 	s2.Do(put(3, "demo", "a", "new process"))
@@ -548,5 +556,40 @@ func TestCloseFlushes(t *testing.T) {
 	defer cancel()
 	if err := s2.Close(ctx); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "1 writes") {
 		t.Errorf("Close with etcd away: %v", err)
+	}
+}
+
+// takeAway claims a node as a survivor does: with whatever incarnation it has, or had last.
+func (r *rig) takeAway(node core.NodeID) error {
+	for {
+		reply, err := r.plain.Get(context.Background(), nodeKey(node))
+		if err != nil {
+			return err
+		}
+		if len(reply.Kvs) == 0 {
+			time.Sleep(time.Millisecond) // its lease has expired: it comes back with the next write
+			continue
+		}
+		rev := reply.Kvs[0].ModRevision
+		txn, err := r.plain.Txn(context.Background()).If(clientv3.Compare(clientv3.ModRevision(nodeKey(node)), "=", rev)).
+			Then(clientv3.OpDelete(nodeKey(node)), clientv3.OpPut(claimKey(node, rev), "by another")).Commit()
+		if err != nil || txn.Succeeded {
+			return err
+		}
+	}
+}
+
+// An earlier version kept the chain below nodes/: its process is fenced, and the key goes.
+func TestFormerChainIsRemoved(t *testing.T) {
+	r := newRig(t)
+	if _, err := r.plain.Put(t.Context(), "nodes/n1/chain", "n1.0123.7"); err != nil {
+		t.Fatal(err)
+	}
+	r.open("n1", quick())
+	if reply, err := r.plain.Get(t.Context(), "nodes/n1", clientv3.WithPrefix()); err != nil || len(reply.Kvs) != 1 || string(reply.Kvs[0].Key) != "nodes/n1" {
+		t.Errorf("%v %v", reply, err)
+	}
+	if reply, err := r.plain.Get(t.Context(), "chains/n1"); err != nil || len(reply.Kvs) != 1 {
+		t.Errorf("%v %v", reply, err)
 	}
 }

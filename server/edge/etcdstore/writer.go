@@ -2,6 +2,8 @@ package etcdstore
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -15,8 +17,8 @@ type need string
 // The needs.
 const (
 	needNothing need = "nothing"
-	needLook    need = "look"  // an outcome is open, or the lease has fallen silent: read both keys
-	needClaim   need = "claim" // the node's key has expired and nobody wrote in our place
+	needLook    need = "look"  // an outcome is open, or the node's key may be gone: read the keys of the fence
+	needClaim   need = "claim" // the node's key has expired and nobody claimed what it stood for
 	needTrace   need = "trace" // fenced while a batch was open: read from history whether it committed
 )
 
@@ -40,6 +42,7 @@ type answer struct {
 	ok    bool  // the comparisons held: committed at rev
 	rev   int64
 	sight sight            // when not ok, and of looking
+	found []int64          // when a batch is refused: the revisions where its guards are
 	lease clientv3.LeaseID // of claiming
 	mine  bool             // of tracing: the batch had committed
 }
@@ -55,6 +58,7 @@ type writer struct {
 	need    need
 	doing   task
 	fenced  bool
+	told    bool      // that it is fenced
 	claim   string    // id of a claim of ours whose outcome is open; ""
 	seal    string    // the same, of a seal
 	alone   int       // so many of the next Stores are sent one by one
@@ -141,6 +145,9 @@ func (w *writer) step() {
 		w.refuseAll()
 		return
 	}
+	if w.s.takePoke() && w.need == needNothing {
+		w.need = needLook
+	}
 	switch w.need {
 	case needLook:
 		w.start(looking)
@@ -152,7 +159,7 @@ func (w *writer) step() {
 		w.start(tracing)
 		return
 	}
-	if w.batch != nil && w.batch.bad != nil {
+	if w.batch != nil && (w.batch.bad != nil || w.batch.found != nil) {
 		if w.batch.open {
 			w.start(sealing)
 			return
@@ -178,13 +185,13 @@ func (w *writer) form(now time.Time) bool {
 	}
 	w.batch.sent, w.last = now, now
 	w.warnAt = now.Add(w.s.cfg.pace.warn)
-	w.s.sent = now
+	w.s.sent, w.s.flight = now, w.batch
 	return true
 }
 
 // early returns how long the next batch is to wait yet. The queue's lock is held.
 func (w *writer) early(now time.Time) time.Duration {
-	if w.s.queue.ops >= batchOps || w.s.closing || w.alone > 0 {
+	if w.s.queue.ops >= batchOps || w.s.queue.claims > 0 || w.s.closing || w.alone > 0 {
 		return 0
 	}
 	return w.last.Add(w.s.cfg.pace.spacing).Sub(now)
@@ -212,13 +219,13 @@ func (w *writer) start(t task) {
 		var a answer
 		switch t {
 		case sending:
-			a = w.s.commit(ctx, at, batch.id, batch.changes)
+			a = w.s.commit(ctx, at, batch.id, batch.changes, batch.guards)
 		case looking:
-			a = w.s.look(ctx)
+			a = w.s.look(ctx, at)
 		case claiming:
 			a = w.s.claim(ctx, at, claim)
 		case sealing:
-			a = w.s.commit(ctx, at, seal, nil)
+			a = w.s.commit(ctx, at, seal, nil, nil)
 		case tracing:
 			a = w.s.trace(ctx, at, batch.id)
 		}
@@ -242,7 +249,9 @@ func (w *writer) took(a answer) {
 	case a.task == tracing:
 		w.traced(a.mine)
 	case a.task == looking || !a.ok:
-		w.saw(a.sight)
+		if w.saw(a.sight) == untouched && a.task == sending {
+			w.refused(a.found)
+		}
 	case a.task == sending:
 		w.at.link = a.rev
 		w.moved()
@@ -273,14 +282,23 @@ func (w *writer) failed(a answer) {
 	}
 }
 
-// saw acts on a sight of both keys.
-func (w *writer) saw(s sight) {
+// refused notes that the guards of a batch did not all hold, while the fence did.
+func (w *writer) refused(found []int64) {
+	w.batch.found = found
+	if !slices.ContainsFunc(w.batch.stores, func(st waiting) bool { return w.batch.refuses(&st) }) {
+		w.batch.bad = errors.New("refused though every comparison holds") // against etcd's promises
+	}
+}
+
+// saw acts on a sight of the keys of the fence, and returns what it meant.
+func (w *writer) saw(s sight) finding {
 	w.need = needNothing
 	open := ""
 	if w.batch != nil && w.batch.open {
 		open = w.batch.id
 	}
-	switch w.at.judge(s, open, w.claim, w.seal) {
+	found := w.at.judge(s, open, w.claim, w.seal)
+	switch found {
 	case untouched:
 		if w.silent {
 			w.keepAlive()
@@ -292,6 +310,10 @@ func (w *writer) saw(s sight) {
 		}
 		w.need = needClaim
 	case taken:
+		if s.chain == w.at.link && w.batch != nil {
+			w.batch.open = false // not committed, and its incarnation never comes again
+			open = ""
+		}
 		w.fence(open != "")
 	case advanced:
 		switch s.last {
@@ -306,8 +328,9 @@ func (w *writer) saw(s sight) {
 			w.moved()
 			w.batch.open = false
 		}
-		w.saw(s) // what became of the node's key meanwhile; chain is now where we left it
+		w.saw(s) // what became of the node's key meanwhile; the chain is now where we left it
 	}
+	return found
 }
 
 // moved forgets the open links beside the batch: chain has moved on, so they are dead.
@@ -331,7 +354,6 @@ func (w *writer) claimed(at position, lease clientv3.LeaseID) {
 func (w *writer) committed() {
 	b := w.batch
 	took := time.Since(b.sent)
-	w.batch = nil
 	w.s.mu.Lock()
 	w.s.sent = time.Time{}
 	w.s.gauges.Commits++
@@ -343,26 +365,48 @@ func (w *writer) committed() {
 	for i := range b.stores {
 		w.tell(core.Stored{Token: b.stores[i].token})
 	}
+	w.settle()
 }
 
-// split acts on a batch that etcd refuses for its form (limits below the usual ones): each
-// of its Stores is sent alone, and the one that is refused alone is a Conflict.
+// settle lets go of the batch: its Stores are answered, or wait again.
+func (w *writer) settle() {
+	w.s.mu.Lock()
+	w.s.sent, w.s.flight = time.Time{}, nil
+	w.s.mu.Unlock()
+	close(w.batch.settled)
+	w.batch = nil
+}
+
+// split acts on a batch that was refused and of which no copy can commit any more. Where
+// guards did not hold, their Stores are Conflicts and the others go together once more. When
+// etcd refuses it for its form (limits below the usual ones) each of its Stores is sent
+// alone, and the one that is refused alone is a Conflict.
 func (w *writer) split() {
 	b := w.batch
-	w.batch = nil
+	var refused, again []waiting
+	for _, st := range b.stores {
+		if b.bad == nil && b.refuses(&st) || b.bad != nil && len(b.stores) == 1 {
+			refused = append(refused, st)
+		} else {
+			again = append(again, st)
+		}
+	}
+	if b.bad != nil {
+		w.alone = len(again)
+	}
+	b.stores = again
+	w.last = time.Time{} // they have waited already
 	w.s.mu.Lock()
-	w.s.sent = time.Time{}
-	if len(b.stores) > 1 {
-		w.s.queue.putBack(b)
-		w.alone = len(b.stores)
-	} else {
-		w.s.gauges.Refused++
-	}
+	w.s.queue.putBack(b)
+	w.s.gauges.Refused += uint64(len(refused))
 	w.s.mu.Unlock()
-	if len(b.stores) == 1 {
+	if b.bad != nil && len(refused) > 0 {
 		w.s.cfg.Log.Error("etcd refuses a write for its form: check its --max-request-bytes and --max-txn-ops", "err", b.bad)
-		w.tell(core.Conflict{Token: b.stores[0].token})
 	}
+	for i := range refused {
+		w.tell(core.Conflict{Token: refused[i].token})
+	}
+	w.settle()
 }
 
 // fence ends all writing. A batch that is open may have committed before.
@@ -390,19 +434,24 @@ func (w *writer) traced(mine bool) {
 	w.fence(false)
 }
 
-// refuseAll answers Fenced to all that waits.
+// refuseAll answers Fenced to all that waits; once, if nothing does, without a token.
 func (w *writer) refuseAll() {
 	w.s.mu.Lock()
 	stores := w.s.queue.stores
 	w.s.queue = queue{}
-	w.s.sent = time.Time{}
 	w.s.mu.Unlock()
 	if w.batch != nil {
 		stores = append(w.batch.stores, stores...)
-		w.batch = nil
 	}
+	if len(stores) == 0 && !w.told {
+		w.tell(core.Fenced{})
+	}
+	w.told = true
 	for i := range stores {
 		w.tell(core.Fenced{Token: stores[i].token})
+	}
+	if w.batch != nil {
+		w.settle()
 	}
 }
 

@@ -3,7 +3,6 @@ package records
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -294,25 +293,5 @@ func TestFullDiskLosesNothing(t *testing.T) {
 	}
 	if text := log.String(); !strings.Contains(text, "can't be written") || !strings.Contains(text, "written again") {
 		t.Errorf("log: %s", text)
-	}
-}
-
-func BenchmarkPut(b *testing.B) {
-	for _, size := range []int{1, 64, maxBatch} {
-		b.Run(fmt.Sprint(size, " per transaction"), func(b *testing.B) {
-			s := openSQLite(b, filepath.Join(b.TempDir(), "records.db"))
-			defer s.Close()
-			batch, n := make([]core.CDR, size), 0
-			for b.Loop() {
-				for i := range batch {
-					batch[i] = sample("demo", n)
-					n++
-				}
-				if err := s.Put(context.Background(), batch); err != nil {
-					b.Fatal(err)
-				}
-			}
-			b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "CDRs/s")
-		})
 	}
 }

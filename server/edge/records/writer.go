@@ -188,15 +188,16 @@ func (w *Writer) next(now time.Time) (batch []*core.CDR, refused []core.Event, r
 }
 
 // deliver writes a batch. When the store refuses one CDR of it (ErrInvalid), the others
-// must not suffer for it: each is tried alone. Every other cause (a full disk) strikes all.
+// must not suffer for it: the halves are tried by themselves, and so on, which finds one of
+// 256 in 17 transactions. Every other cause (a full disk) strikes all.
 func (w *Writer) deliver(batch []*core.CDR) {
 	switch err := w.put(batch); {
 	case err == nil:
 		w.delivered(batch)
 	case errors.Is(err, ErrInvalid) && len(batch) > 1:
-		for i := range batch {
-			w.deliver(batch[i : i+1])
-		}
+		half := len(batch) / 2
+		w.deliver(batch[:half])
+		w.deliver(batch[half:])
 	default:
 		w.failed(batch, err)
 	}

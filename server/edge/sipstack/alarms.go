@@ -41,12 +41,13 @@ func (a *alarm) stale(now time.Duration) bool { return a.at == 0 || a.at > now }
 // a few pointers, whatever the number of transactions.
 type line struct {
 	after time.Duration
-	head  alarm // next is the earliest
+	late  time.Duration // that its alarms may ring: a grain, less where that would show
+	head  alarm         // next is the earliest
 }
 
 // alarms are the timers of all transactions. RFC 3261 knows about ten durations (T1 and its
-// doublings, T4, 64*T1, Timer D), so there are as many lines, and one timer of the runtime
-// for all of them.
+// doublings, T4, 64*T1, Timer D), so there are as many lines, as many again for each other T1
+// that the core uses, and one timer of the runtime for all of them.
 type alarms struct {
 	grain time.Duration
 	epoch time.Time
@@ -77,8 +78,8 @@ func (s *alarms) set(a *alarm, d time.Duration) {
 	a.at, a.line = now+d, l
 	a.prev, a.next = l.head.prev, &l.head
 	a.prev.next, a.next.prev = a, a
-	if s.wakeAt == 0 || a.at < s.wakeAt-s.grain {
-		s.wake(now, a.at)
+	if s.wakeAt == 0 || a.at+l.late < s.wakeAt {
+		s.wake(now, a.at+l.late)
 	}
 }
 
@@ -106,16 +107,16 @@ func (s *alarms) lineOf(d time.Duration) *line {
 			return l
 		}
 	}
-	l := &line{after: d}
+	l := &line{after: d, late: min(s.grain, max(d/4, time.Millisecond))}
 	l.head.prev, l.head.next = &l.head, &l.head
 	s.lines = append(s.lines, l)
 	return l
 }
 
-// wake sets the timer for what is due at an instant and for what follows within a grain.
+// wake sets the timer to an instant at which all that is due by then may ring.
 func (s *alarms) wake(now, at time.Duration) {
-	s.wakeAt = at + s.grain
-	s.timer.Reset(s.wakeAt - now)
+	s.wakeAt = at
+	s.timer.Reset(at - now)
 }
 
 // ring lets everything ring that is due.
@@ -136,8 +137,8 @@ func (s *alarms) due() ([]*alarm, time.Duration) {
 	for _, l := range s.lines {
 		for a := l.head.next; a != &l.head; a = l.head.next {
 			if a.at > now {
-				if next == 0 || a.at < next {
-					next = a.at
+				if next == 0 || a.at+l.late < next {
+					next = a.at + l.late
 				}
 				break
 			}

@@ -34,7 +34,7 @@ func (n *noted) ring(a *alarm, now time.Duration) {
 // anew or stopped meanwhile, and in the order of its time.
 func TestAlarms(t *testing.T) {
 	const grain = 30 * time.Millisecond
-	durations := []time.Duration{0, 150 * time.Millisecond, 500 * time.Millisecond, time.Second, 4 * time.Second, 32 * time.Second}
+	durations := []time.Duration{0, 50 * time.Millisecond, 150 * time.Millisecond, 500 * time.Millisecond, time.Second, 4 * time.Second, 32 * time.Second}
 	rapid.Check(t, func(rt *rapid.T) {
 		synctest.Test(t, func(t *testing.T) {
 			var s alarms
@@ -93,6 +93,29 @@ func TestAlarms(t *testing.T) {
 				}
 			}
 		})
+	})
+}
+
+// An alarm that is much shorter than the grain is not a grain late: a takeover's T1 of 50 ms
+// would be 80. A longer one that waits too does not hold it up.
+func TestShortAlarmsAreOnTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s alarms
+		s.init(31 * time.Millisecond)
+		defer s.close()
+		var mu sync.Mutex
+		long := &noted{start: time.Now(), mu: &mu}
+		long.alarm.owner = long
+		s.set(&long.alarm, 500*time.Millisecond)
+		time.Sleep(465 * time.Millisecond)
+		short := &noted{start: time.Now(), mu: &mu}
+		short.alarm.owner = short
+		s.set(&short.alarm, 50*time.Millisecond)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if len(short.rung) != 1 || short.rung[0] < 50*time.Millisecond || short.rung[0] > 63*time.Millisecond || len(long.rung) != 1 {
+			t.Errorf("rang at %v, and %v", short.rung, long.rung)
+		}
 	})
 }
 

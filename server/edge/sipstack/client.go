@@ -2,6 +2,7 @@ package sipstack
 
 import (
 	"bytes"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -15,6 +16,8 @@ type clientTxn struct {
 	id     core.TxnID
 	branch string
 	method string
+	t1     time.Duration
+	sentBy netip.AddrPort // in Via in place of ours; zero: ours
 
 	mu        sync.Mutex
 	state     state         // "" until the request is sent
@@ -102,11 +105,15 @@ func (t *clientTable) terminateAll() {
 
 // send carries out a SendRequest.
 func (s *Stack) send(e core.SendRequest) {
+	e = s.homeward(e)
 	if e.Request.Method == core.ACK {
 		s.route(e.To, &ackLetter{stack: s, branch: string(e.Txn), request: e.Request})
 		return
 	}
-	c := &clientTxn{stack: s, id: clientID(e), method: e.Request.Method, request: e.Request}
+	c := &clientTxn{stack: s, id: clientID(e), method: e.Request.Method, request: e.Request, t1: s.timing.t1, sentBy: e.SentBy}
+	if e.T1 > 0 {
+		c.t1 = min(time.Duration(e.T1)*time.Millisecond, s.timing.t1)
+	}
 	c.again.owner, c.end.owner = c, c
 	c.branch = strings.TrimSuffix(string(c.id), cancelSuffix)
 	switch known, full := s.clients.add(c); {
@@ -157,7 +164,14 @@ func (c *clientTxn) build(b []byte, o out) []byte {
 	if r == nil { // over, while it waited for a connection
 		return b
 	}
-	return appendRequest(b, r, o.via(c.branch), c.stack.cfg.Software)
+	return appendRequest(b, r, c.via(o), c.stack.cfg.Software)
+}
+
+func (c *clientTxn) via(o out) string {
+	if c.sentBy.IsValid() {
+		return writeVia(o.transport(), c.sentBy, c.branch)
+	}
+	return o.via(c.branch)
 }
 
 // start sends the request, and then what waited behind it. An answer that comes meanwhile
@@ -187,7 +201,7 @@ func (c *clientTxn) start(o out, wire []byte, err error) {
 	c.state = trying
 	if o.flow == nil {
 		c.wire = bytes.Clone(wire)
-		c.pause = s.timing.t1
+		c.pause = c.t1
 		s.alarms.set(&c.again, c.pause)
 	}
 	s.alarms.set(&c.end, s.timing.giveUp())
@@ -405,7 +419,7 @@ func (c *clientTxn) ackTo(r *core.Response) []byte {
 	ack := &core.Request{Method: core.ACK, URI: q.URI, Message: core.Message{
 		From: q.From, To: r.To, CallID: q.CallID, CSeq: q.CSeq, Route: q.Route,
 	}}
-	return appendRequest(make([]byte, 0, 512), ack, c.way.via(c.branch), c.stack.cfg.Software)
+	return appendRequest(make([]byte, 0, 512), ack, c.via(c.way), c.stack.cfg.Software)
 }
 
 // stray deals with a response that no transaction waits for. RFC 3261 s.18.1.2: with a

@@ -36,7 +36,14 @@
 //     refusal again: it must not ring a phone as a new call.
 //   - When no more transactions fit, answered ones other than INVITE end before Timer J, the
 //     oldest first: they wait for copies only.
-//   - Alarms ring up to T1/16 late, so that what is due together is one wake-up.
+//   - Alarms ring up to T1/16 late, so that what is due together is one wake-up; a short one
+//     a quarter of its time.
+//   - SendRequest.T1 shortens Timers A and E only. How long a peer may take to answer (Timers
+//     B and F) has nothing to do with how soon a lost datagram is repeated: an INVITE that is
+//     given up after 64 * 50 ms would end calls whose phones are slow.
+//   - A node passes requests between a phone's connection and the other nodes of its cluster,
+//     without state (pass.go). It is no proxy for anybody else.
+//   - Connections are opened from the address that is listened on, where there is one.
 //   - A client transaction other than INVITE ends with its final response instead of 5 s
 //     later (Timer K; in the library 32 s): K only absorbs repeated responses, and those
 //     find no transaction here and are dropped.

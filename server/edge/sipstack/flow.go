@@ -21,6 +21,11 @@ const (
 	writeTimeout = 10 * time.Second // of one write to such a peer
 	lingerTime   = time.Second      // of reading on after the last answer
 	lingerBytes  = 256 * 1024
+
+	// Of nodes of the cluster: hundreds of calls share one of their connections, and they
+	// find one when others hold all there are.
+	maxUnsentMember = 8 << 20
+	maxMemberFlows  = 64
 )
 
 var (
@@ -32,6 +37,8 @@ var (
 type flow struct {
 	stack   *Stack
 	id      core.FlowID
+	number  uint64 // of this process's connections
+	token   string // URI that names it to others, "" for one that we opened
 	conn    *net.TCPConn
 	remote  netip.AddrPort
 	contact netip.AddrPort // our sent-by on it
@@ -45,12 +52,15 @@ type flow struct {
 	closed  bool
 	last    bool // say no more when all is sent
 	waiting map[core.TxnID]*clientTxn
+	second  int64 // in which passed was counted
+	passed  int   // messages for other nodes
 }
 
 // flowTable counts and finds connections.
 type flowTable struct {
 	mu       sync.Mutex
 	boot     string // makes identifiers of different processes differ
+	seals    seals
 	next     uint64
 	byID     map[core.FlowID]*flow
 	bySource map[netip.Addr]int
@@ -62,6 +72,7 @@ func (t *flowTable) init() {
 	var b [6]byte
 	rand.Read(b[:])
 	t.boot = hex.EncodeToString(b[:])
+	t.seals.init()
 	t.byID = map[core.FlowID]*flow{}
 	t.bySource = map[netip.Addr]int{}
 	t.dialled = map[netip.AddrPort]*flow{}
@@ -72,6 +83,12 @@ func (t *flowTable) get(id core.FlowID) *flow {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.byID[id]
+}
+
+func (t *flowTable) numbered(n uint64) *flow { return t.get(t.idOf(n)) }
+
+func (t *flowTable) idOf(n uint64) core.FlowID {
+	return core.FlowID("tcp/" + t.boot + "/" + strconv.FormatUint(n, 36))
 }
 
 func (t *flowTable) count() int {
@@ -92,11 +109,12 @@ func (t *flowTable) add(f *flow, max, perSource int) (full, sourceFull bool) {
 		return false, true
 	}
 	t.next++
-	f.id = core.FlowID("tcp/" + t.boot + "/" + strconv.FormatUint(t.next, 36))
+	f.number, f.id = t.next, t.idOf(t.next)
 	t.byID[f.id] = f
 	if f.dialled {
 		t.dialled[f.remote] = f
 	} else {
+		f.token = t.seals.tokenURI(t.next, f.contact)
 		t.bySource[source]++
 	}
 	return false, false
@@ -155,7 +173,11 @@ func (f *flow) busy() bool {
 // admit takes an accepted connection, or closes it at a limit.
 func (s *Stack) admit(conn *net.TCPConn, l *listener) {
 	f := &flow{stack: s, conn: conn, remote: localOf(conn.RemoteAddr()), contact: l.contact, opened: time.Now()}
-	full, sourceFull := s.flows.add(f, s.cfg.MaxFlows, s.cfg.MaxFlowsPerSource)
+	most := s.cfg.MaxFlows
+	if s.isMember(f.remote.Addr()) {
+		most += maxMemberFlows
+	}
+	full, sourceFull := s.flows.add(f, most, s.cfg.MaxFlowsPerSource)
 	if full || sourceFull {
 		if full {
 			s.tally.shedFlows.Add(1)
@@ -255,7 +277,7 @@ func (f *flow) write(b []byte) error {
 	switch {
 	case f.closed || f.last:
 		return errFlowClosed
-	case f.size+len(b) > maxUnsent:
+	case f.size+len(b) > maxUnsent && !(f.size+len(b) <= maxUnsentMember && f.stack.isMember(f.remote.Addr())):
 		f.closeLocked()
 		return errUnread
 	}

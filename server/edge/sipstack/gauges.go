@@ -34,6 +34,8 @@ type Gauges struct {
 	Forgotten          uint64            // refused INVITEs that were answered once and forgotten, above maxRefused
 	Dropped            uint64            // answered transactions of peers that made room for new ones before their time
 	Panics             uint64            // messages that were lost to a fault of this program
+	Passed             uint64            // messages between a phone's connection and another node
+	PassRefused        uint64            // requests that named a connection of ours and were not let through
 }
 
 // methods that are counted by name; any other text from a peer must not become a label.
@@ -57,7 +59,7 @@ type tally struct {
 	unsent, unanswered, lost, suppressed             atomic.Uint64
 	shedInbox, shedTxns, shedClients, shedFlows      atomic.Uint64
 	shedSource, shedReaches, forgotten               atomic.Uint64
-	dropped, panics                                  atomic.Uint64
+	dropped, panics, passed, passRefused             atomic.Uint64
 	waiting                                          atomic.Int64
 	refusalSecond, refusalCount                      atomic.Int64
 }
@@ -117,7 +119,7 @@ func (s *Stack) Gauges() Gauges {
 			"reaches": t.shedReaches.Load(),
 		},
 		ReachesUnderWay: len(s.reaches), OutboxLength: int(max(0, t.waiting.Load())), Forgotten: t.forgotten.Load(),
-		Dropped: t.dropped.Load(), Panics: t.panics.Load(),
+		Dropped: t.dropped.Load(), Panics: t.panics.Load(), Passed: t.passed.Load(), PassRefused: t.passRefused.Load(),
 	}
 	for _, u := range s.udp {
 		g.Unsent += u.dropped.Load()

@@ -211,7 +211,9 @@ func (s *Stack) receive(data []byte, peer core.Peer, back out) (spoke bool) {
 	if m.response != nil {
 		peer.Flow = back.flowID()
 		s.tally.gotResponse(m.response.Status)
-		s.gotResponse(m, peer)
+		if !s.passesBack(&m, data, peer, back) {
+			s.gotResponse(m, peer)
+		}
 		return true
 	}
 	s.tally.gotRequest(m.request.Method)
@@ -220,6 +222,12 @@ func (s *Stack) receive(data []byte, peer core.Peer, back out) (spoke bool) {
 		back.addr = m.via.answerPort(peer.Addr)
 	} else {
 		peer.Flow = back.flow.id
+	}
+	if s.passes(&m, data, peer, back) {
+		return true
+	}
+	if m.request.Method == core.REGISTER && back.flow != nil {
+		peer.Token = back.flow.token
 	}
 	s.gotRequest(m, peer, back)
 	return true

@@ -8,7 +8,10 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/dialtone-cc/dialtone/server/core"
 )
@@ -271,7 +274,7 @@ func (s *Stack) dial(ctx context.Context, addr netip.AddrPort) (*flow, error) {
 }
 
 func (s *Stack) connect(ctx context.Context, addr netip.AddrPort) (*flow, error) {
-	dialer := net.Dialer{KeepAliveConfig: keepAlive()}
+	dialer := net.Dialer{KeepAliveConfig: keepAlive(), LocalAddr: s.sourceFor(addr.Addr()), Control: portLater}
 	conn, err := dialer.DialContext(ctx, "tcp", addr.String())
 	if err != nil {
 		return nil, err
@@ -291,6 +294,27 @@ func (s *Stack) connect(ctx context.Context, addr netip.AddrPort) (*flow, error)
 	}
 	s.readers.Go(f.read)
 	return f, nil
+}
+
+// sourceFor is the address that a connection to peer comes from: the one we listen on, by
+// which members of a cluster know each other and trunks their customers. On a machine with
+// several addresses the kernel would choose another. nil: the kernel's choice.
+func (s *Stack) sourceFor(peer netip.Addr) net.Addr {
+	for _, l := range s.tcp {
+		own := l.local.Addr()
+		if own.Is4() == peer.Is4() && !own.IsUnspecified() && (!own.IsLoopback() || peer.IsLoopback()) {
+			return &net.TCPAddr{IP: own.AsSlice(), Zone: own.Zone()}
+		}
+	}
+	return nil
+}
+
+// portLater lets the kernel choose the port when it knows the peer (ip(7)), so that each peer
+// has all ports and not all peers together.
+func portLater(_, _ string, c syscall.RawConn) error {
+	return c.Control(func(fd uintptr) {
+		_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
+	})
 }
 
 func (t *flowTable) toward(addr netip.AddrPort) *flow {

@@ -280,7 +280,9 @@ func TestRespondAfterRestart(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer ln.Close()
-		e.Request.Via = []string{strings.Replace(e.Request.Via[0], p.local().String(), ln.Addr().String(), 1)}
+		stored := *e.Request // a received message is never changed: its 100 may be due
+		e.Request = &stored
+		stored.Via = []string{strings.Replace(e.Request.Via[0], p.local().String(), ln.Addr().String(), 1)}
 		second.reply(e, 200)
 		conn, err := ln.Accept()
 		if err != nil {

@@ -33,6 +33,8 @@ type Config struct {
 	FlowOpening       time.Duration // until the first message is whole, and for each message, default 30 s
 	FlowIdle          time.Duration // nothing received after that, default 65 min: longer than a binding lives
 	MaxMessage        int           // bytes, default 64 kB
+	Members           []netip.Addr  // of the cluster's nodes, see SetMembers
+	MaxPassed         int           // messages in a second from one phone's connection to other nodes, default 2,000: a phone sends five, an exchange that registers as one more
 	MaxTransactions   int           // of peers, and as many of ours, default 150,000; one source gets half: 1,170 calls/s of a trunk, each with two for 32 s
 	ConnectTimeout    time.Duration // DNS and TCP dial of one request, default 3 s
 	T1                time.Duration // RFC 3261 s.17.1.1.1; 0: that of the library, 500 ms
@@ -44,6 +46,7 @@ func (c *Config) setDefaults() {
 	c.MaxFlows = positive(c.MaxFlows, 10000)
 	c.MaxFlowsPerSource = positive(c.MaxFlowsPerSource, max(1, c.MaxFlows/4))
 	c.MaxMessage = positive(c.MaxMessage, 64*1024)
+	c.MaxPassed = positive(c.MaxPassed, 2000)
 	c.MaxTransactions = positive(c.MaxTransactions, 150000)
 	c.FlowOpening = positive(c.FlowOpening, 30*time.Second)
 	c.FlowIdle = positive(c.FlowIdle, 65*time.Minute)
@@ -84,6 +87,7 @@ type Stack struct {
 	inbox   inbox
 	tally   tally
 	direct  directory // peers that did not answer on TCP
+	members atomic.Pointer[map[netip.Addr]bool]
 
 	scratch sync.Pool     // *[]byte, to write a message in
 	reaches chan struct{} // one token per request that waits for DNS or a dial
@@ -118,6 +122,7 @@ func New(cfg Config) (*Stack, error) {
 		s.stop()
 		return nil, err
 	}
+	s.SetMembers(cfg.Members)
 	s.workers.Go(s.inbox.retry)
 	s.serve()
 	return s, nil

@@ -65,7 +65,7 @@ test-short: check ## what needs neither phones nor minutes
 	@$(call report,go test -short -timeout 3m $(PKG))
 
 test-cluster: build tools ## real phones and three nodes: killed, stopped, restarted (KILLS=200: how long callers hear nothing)
-	@$(call report,go test -count 1 -timeout $(TIMEOUT) -run 'KilledNode|StoppedNode|RestartedOneByOne' ./server/e2e)
+	@export DIALTONE_FAILOVER=$(CURDIR)/server/FAILOVER.md; $(call report,go test -count 1 -timeout $(TIMEOUT) -run 'KilledNode|StoppedNode|RestartedOneByOne|FailoverMatrix' ./server/e2e)
 	@exec $(BINARY) bench --only failover --kills $(KILLS) --into .build/failover $(ARGS)
 
 race: ## all tests with the race detector

@@ -183,31 +183,11 @@ func (f *fleet) round(ctx context.Context, engine *stream.Engine, round, calls i
 		return nil, 0, err
 	}
 	victim := nodes[round%len(nodes)]
-	e, err := phone.Listen(phone.EndpointConfig{Target: phone.Target{Addr: victim.SIP}, Media: engine})
+	e, up, err := f.callAt(ctx, engine, victim, round, calls)
 	if err != nil {
 		return nil, 0, err
 	}
 	defer e.Close()
-	var up []*phone.Call // both sides of each call
-	for i := range calls {
-		p, err := e.Phone(phone.Config{User: fmt.Sprintf("caller%d", i), Domain: f.domain, AnySource: true, Voice: uint64(round*calls + i + 1)})
-		if err != nil {
-			return nil, 0, err
-		}
-		c, err := p.Call(ctx, "sip:5000@"+f.domain)
-		if err != nil {
-			return nil, 0, err
-		}
-		up = append(up, c)
-	}
-	for range calls {
-		select {
-		case c := <-f.answered:
-			up = append(up, c)
-		case <-time.After(20 * time.Second):
-			return nil, 0, errors.New("no agent was called within 20 s")
-		}
-	}
 	talking := func(c *phone.Call, packets uint64) bool { return c.Media.Heard().Audio.Voice > packets }
 	if err := until(ctx, 20*time.Second, func() bool {
 		return slices.IndexFunc(up, func(c *phone.Call) bool { return !talking(c, 25) }) < 0
@@ -252,6 +232,38 @@ func (f *fleet) round(ctx context.Context, engine *stream.Engine, round, calls i
 		err = fmt.Errorf("%s does not come back: %w\n%s", victim.Name, err, f.tail())
 	}
 	return silences, max(dead[0], dead[1]), err
+}
+
+// callAt makes calls at a node and returns both sides of each: the callers, then the agents.
+func (f *fleet) callAt(ctx context.Context, engine *stream.Engine, at node, round, calls int) (e *phone.Endpoint, up []*phone.Call, err error) {
+	if e, err = phone.Listen(phone.EndpointConfig{Target: phone.Target{Addr: at.SIP}, Media: engine}); err != nil {
+		return nil, nil, err
+	}
+	defer func() {
+		if err != nil {
+			e.Close()
+		}
+	}()
+	for i := range calls {
+		p, err := e.Phone(phone.Config{User: fmt.Sprintf("caller%d", i), Domain: f.domain, AnySource: true, Voice: uint64(round*calls + i + 1)})
+		if err != nil {
+			return nil, nil, err
+		}
+		c, err := p.Call(ctx, "sip:5000@"+f.domain)
+		if err != nil {
+			return nil, nil, err
+		}
+		up = append(up, c)
+	}
+	for range calls {
+		select {
+		case c := <-f.answered:
+			up = append(up, c)
+		case <-time.After(20 * time.Second):
+			return nil, nil, errors.New("no agent was called within 20 s")
+		}
+	}
+	return e, up, nil
 }
 
 // quantile of some values, 0 to 1; 1 is the largest.

@@ -10,6 +10,7 @@ func (m *Main) observeGauges() {
 	m.metrics.Node(m.gauges)
 	m.observeLoop()
 	m.observeStore()
+	m.observeCluster()
 	m.observeSIP()
 	m.observeMedia()
 }

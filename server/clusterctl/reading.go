@@ -51,15 +51,20 @@ func read(ctx context.Context, client *clientv3.Client) (*reading, error) {
 		return nil, err
 	}
 	for {
-		r := &reading{nodes: map[core.NodeID]nodeState{}, drains: map[core.NodeID]bool{}, calls: map[life]int{}, shards: make([]shardState, cluster.Shards)}
-		for i := range r.shards {
-			r.shards[i].Shard = i
-		}
+		r := newReading()
 		err := r.fill(ctx, client)
 		if !errors.Is(err, rpctypes.ErrCompacted) {
 			return r, err
 		}
 	}
+}
+
+func newReading() *reading {
+	r := &reading{nodes: map[core.NodeID]nodeState{}, drains: map[core.NodeID]bool{}, calls: map[life]int{}, shards: make([]shardState, cluster.Shards)}
+	for i := range r.shards {
+		r.shards[i].Shard = i
+	}
+	return r
 }
 
 func (r *reading) fill(ctx context.Context, client *clientv3.Client) error {

@@ -81,6 +81,13 @@ func TestStatusSaysWhatIsWrong(t *testing.T) {
 			w.node("n2")
 			w.shards("n2", 21, 41)
 		}, []string{"is claimed, but 1 call is left", "is claimed, but 1 call is left"}},
+		{"a claim on an earlier life", func(w *world) {
+			was := w.lives["n2"]
+			w.node("n2")
+			w.shards("n2", 21, 41)
+			w.claim("n2", was, "n1", "n1")
+			w.calls("acme", "n2", w.lives["n2"], 1)
+		}, nil},
 		{"a claim that is done", func(w *world) { w.claim("n7", 5, "n1", "n1", "n2") }, nil},
 		{"a dead node's calls", func(w *world) { w.calls("acme", "n8", 7, 1) }, []string{"1 call is anchored at node n8, which is neither there nor claimed"}},
 		{"calls of a former life", func(w *world) { w.calls("acme", "n1", w.lives["n1"]-1, 2) },
@@ -287,7 +294,7 @@ func TestReportFitsWhatWasRead(t *testing.T) {
 		some := func(label string) []core.NodeID {
 			return rapid.SliceOfNDistinct(rapid.SampledFrom(names), 0, len(names), rapid.ID[core.NodeID]).Draw(rt, label)
 		}
-		r := &reading{nodes: map[core.NodeID]nodeState{}, drains: map[core.NodeID]bool{}, calls: map[life]int{}, shards: make([]shardState, cluster.Shards)}
+		r := newReading()
 		incarnation := rapid.Custom(func(rt *rapid.T) core.Revision { return core.Revision(rapid.IntRange(1, 4).Draw(rt, "life")) })
 		for _, name := range some("nodes") {
 			r.nodes[name] = nodeState{Incarnation: incarnation.Draw(rt, "incarnation")}
@@ -306,7 +313,6 @@ func TestReportFitsWhatWasRead(t *testing.T) {
 		}
 		ownerless := []int{}
 		for i := range r.shards {
-			r.shards[i] = shardState{Shard: i}
 			if rapid.Bool().Draw(rt, "owned") {
 				r.shards[i].Owner, r.shards[i].Incarnation = rapid.SampledFrom(names).Draw(rt, "owner"), incarnation.Draw(rt, "of")
 			}
@@ -374,7 +380,7 @@ func FuzzRecords(f *testing.F) {
 	f.Add("n1/7", cluster.ClaimRecord{By: "n2", Survivors: []cluster.Process{{ID: "n2", Incarnation: 3}}}.Encode())
 	f.Add("a\x1b[2J", []byte(`{"version":"\u001b[2J","owner":"\u001b","by":"\u009b"}`))
 	f.Fuzz(func(t *testing.T, rest string, value []byte) {
-		r := &reading{nodes: map[core.NodeID]nodeState{}, drains: map[core.NodeID]bool{}, calls: map[life]int{}, shards: make([]shardState, cluster.Shards)}
+		r := newReading()
 		for _, take := range []func(string, core.Revision, []byte) error{r.takeNode, r.takeShard, r.takeClaim, r.takeDrain} {
 			if err := take(rest, 5, value); err != nil {
 				r.unreadable = append(r.unreadable, err.Error())
@@ -394,11 +400,18 @@ func TestCompactionWhileReading(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	was := w.lives["n1"]
 	w.node("n1")
+	w.calls("acme", "n1", w.lives["n1"], 1)
+	old := newReading()
+	old.revision = seen.revision
+	if err := old.fill(t.Context(), w.client); err != nil || old.nodes["n1"].Incarnation != was || len(old.calls) != 0 {
+		t.Errorf("%v: what was written later is seen: %+v", err, old)
+	}
 	if _, err := w.client.Compact(t.Context(), int64(w.lives["n1"]), clientv3.WithCompactPhysical()); err != nil {
 		t.Fatal(err)
 	}
-	if err := seen.fill(t.Context(), w.client); err == nil { // its revision is fixed, and gone
+	if err := old.fill(t.Context(), w.client); err == nil { // its revision is fixed, and gone
 		t.Error("a compacted revision was read")
 	}
 	again, err := read(t.Context(), w.client)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -54,7 +55,7 @@ func keysOf(command Command) []key {
 }
 
 func allKeys() []key {
-	return append(placeKeys(), behaviourKeys()...)
+	return slices.Concat(placeKeys(), clusterKeys(), behaviourKeys())
 }
 
 // placeKeys are where a node is: directory, name, addresses.
@@ -111,6 +112,12 @@ func placeKeys() []key {
 			c.Audio = s
 			return nil
 		}},
+	}
+}
+
+// clusterKeys are how a node finds the others, etcd, and the records that all share.
+func clusterKeys() []key {
+	return []key{
 		{name: "cluster.listen", form: "HOST:PORT", usage: "where the other nodes find this one, TCP and UDP, to notice its death at once", only: Server, set: func(c *Config, s string) (err error) {
 			c.ClusterListen, err = address(s)
 			return err

@@ -27,7 +27,8 @@ type Request struct {
 	ID     RequestID
 
 	// Timeout is when the client gives up: ErrDeadline, whatever becomes of the request.
-	// 0: the member gives up, after 5 s and two election timeouts, with ErrTimeout.
+	// 0: the member gives up, after 5 s and two election timeouts, with ErrTimeout. A Watch
+	// has none.
 	Timeout time.Duration
 
 	Via        MemberID // the member that is asked; 0: the client's next connection that is up

@@ -214,22 +214,14 @@ func (c *Cluster) follow(m *member) {
 		if !k.wanted(c.now) {
 			continue
 		}
-		switch do := k.req.Do.(type) {
-		case KeepAlive:
+		_, alive := k.req.Do.(KeepAlive)
+		switch reads := reads(k.req.Do); {
+		case reads && changed:
+			c.respond(k, Answer{Err: ErrLeaderChanged})
+		case reads, alive:
 			c.retry(m, k)
 		default:
-			t, isTxn := do.(Txn)
-			_, isRange := do.(Range)
-			switch {
-			case isRange || isTxn && readOnly(&t):
-				if changed {
-					c.respond(k, Answer{Err: ErrLeaderChanged})
-				} else {
-					c.retry(m, k)
-				}
-			default:
-				c.propose(m, k)
-			}
+			c.propose(m, k)
 		}
 	}
 }

@@ -8,6 +8,9 @@ import (
 // TestPlantsAreFound plants each bug and wants it found: by programs compared with a real
 // etcd where it shows without faults, and by worlds with troubles.
 func TestPlantsAreFound(t *testing.T) {
+	if testing.Short() {
+		t.Skip("without -short: some hundred worlds")
+	}
 	const programs, worlds = 400, 60
 	found := map[Plant][]string{
 		PlantLastGuard:      {"etcd", "trouble"},

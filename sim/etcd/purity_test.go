@@ -51,7 +51,7 @@ func TestPure(t *testing.T) {
 			at := ""
 			switch n := n.(type) {
 			case *ast.GoStmt, *ast.SelectStmt, *ast.SendStmt, *ast.ChanType:
-				at = "a goroutine or a channel"
+				at = "something that happens on its own"
 			case *ast.RangeStmt:
 				if s, ok := n.X.(*ast.SelectorExpr); ok && maps[s.Sel.Name] {
 					at = "a visit of a map"

@@ -112,6 +112,17 @@ func readOnly(t *Txn) bool {
 	return true
 }
 
+// reads reports whether an action is served without an entry in the log.
+func reads(do Action) bool {
+	switch a := do.(type) {
+	case Range:
+		return true
+	case Txn:
+		return readOnly(&a)
+	}
+	return false
+}
+
 // writes reports whether an action needs space: what the NOSPACE alarm refuses.
 func writes(do Action) bool {
 	switch a := do.(type) {

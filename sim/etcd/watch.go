@@ -192,6 +192,9 @@ func (c *Cluster) slice(x *watcher, rev core.Revision) (events []Event, to core.
 		if c.cfg.Plant == PlantLostEvent && e.KV.Version%8 == 7 {
 			continue
 		}
+		if events == nil {
+			events = make([]Event, 0, min(past.next-x.place, 128))
+		}
 		events = append(events, e.Event)
 	}
 	if to == rev {

@@ -765,3 +765,30 @@ func TestNoAnswerIsSeenEverywhere(t *testing.T) {
 		}
 	}
 }
+
+// Bindings as one node alone wrote them, before there were others: they become its own.
+func TestFormerBindingsAreTakenUp(t *testing.T) {
+	g := newGroup(t, "a")
+	g.register("a", "1001")
+	key := "demo\x00" + bindingsKey("1001", "a")
+	former := g.keys[key]
+	former.Key = "bindings/1001"
+	delete(g.keys, key)
+	g.keys["demo\x00bindings/1001"] = former
+	delete(g.members, "a")
+	g.join("a") // a restart
+	g.wait(5 * time.Second)
+	if s := g.agent("1001"); s != "ready/idle" {
+		t.Errorf("the agent: %s", s)
+	}
+	if _, ok := g.keys["demo\x00bindings/1001"]; ok {
+		t.Error("the former record is left")
+	}
+	if _, ok := g.keys[key]; !ok {
+		t.Error("the node has not written its own")
+	}
+	g.invite("a", "bob")
+	if s := g.calls(); s != "a:bridged" {
+		t.Errorf("calls: %q", s)
+	}
+}

@@ -97,24 +97,14 @@ func (n *Node) take(now core.Time, e core.Entry, out []core.Effect) ([]core.Effe
 		return out, errNoTenant
 	}
 	kind, id, _ := strings.Cut(e.Key, "/")
-	if kind == "config" {
-		return out, n.takeConfig(t, e)
+	if kind == "config" || kind == "agents" {
+		t.committed[e.Key] = e.Value
 	}
 	switch kind {
+	case "config":
+		return out, n.takeConfig(t, e)
 	case "bindings":
-		set, err := decode[registrar.Set](e.Value)
-		if err != nil {
-			return out, err
-		}
-		agent, by, one := strings.Cut(id, "/")
-		if !one { // as nodes wrote them that were alone: this one's now
-			by = string(n.cfg.ID)
-			out = n.remove(now, subject{e.Tenant, e.Key}, nil, out)
-			out = n.write(now, subject{e.Tenant, bindingsKey(core.AgentID(agent), n.cfg.ID)}, set, nil, out)
-		}
-		t.bind(core.AgentID(agent), core.NodeID(by), set)
-		n.merge(now, t, core.AgentID(agent))
-		return out, nil
+		return n.takeBindings(now, t, id, e, out)
 	case "agents":
 		r, err := decode[agentRecord](e.Value)
 		if err == nil {
@@ -154,6 +144,22 @@ func (n *Node) take(now core.Time, e core.Entry, out []core.Effect) ([]core.Effe
 		}
 		return out, err
 	}
+	return out, nil
+}
+
+func (n *Node) takeBindings(now core.Time, t *tenancy, id string, e core.Entry, out []core.Effect) ([]core.Effect, error) {
+	set, err := decode[registrar.Set](e.Value)
+	if err != nil {
+		return out, err
+	}
+	agent, by, several := strings.Cut(id, "/")
+	if !several { // as a node wrote them that was alone: they are this one's now
+		by = string(n.cfg.ID)
+		out = n.remove(now, subject{e.Tenant, e.Key}, nil, out)
+		out = n.write(now, subject{e.Tenant, bindingsKey(core.AgentID(agent), n.cfg.ID)}, set, nil, out)
+	}
+	t.bind(core.AgentID(agent), core.NodeID(by), set)
+	n.merge(now, t, core.AgentID(agent))
 	return out, nil
 }
 

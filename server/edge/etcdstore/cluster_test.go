@@ -1,11 +1,13 @@
 package etcdstore
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -56,6 +58,11 @@ func newTrio(t testing.TB) *trio {
 				m.Close()
 			}
 		}
+		// A member leaves its connections to peers open until they time out after some seconds.
+		stacks := make([]byte, 4<<20)
+		until(t, "the connections between the members to end", func() bool {
+			return !bytes.Contains(stacks[:runtime.Stack(stacks, true)], []byte("net/http.(*persistConn)"))
+		})
 	})
 	return c
 }

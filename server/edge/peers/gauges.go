@@ -68,10 +68,19 @@ func (t *tally) lag(between, beat time.Duration) bool {
 
 // Gauges returns the present figures.
 func (p *Peers) Gauges() Gauges {
+	g, trips := p.figures()
+	slices.Sort(trips) // without the lock that the beats need
+	if n := len(trips); n > 0 {
+		g.RoundTripP50, g.RoundTripP99 = trips[n/2], trips[n*99/100]
+	}
+	return g
+}
+
+func (p *Peers) figures() (g Gauges, trips []time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	t := &p.tally
-	g := Gauges{
+	g = Gauges{
 		Members: len(p.order), Silences: t.silences, Deaths: t.deaths, RefusedHellos: t.hellos, Unsent: t.unsent,
 		Unsaid: t.unsaid, Unheard: t.unheard, Restarts: t.restarts, Lag: slices.Max(t.late[:]),
 		Refused: map[string]uint64{},
@@ -90,9 +99,5 @@ func (p *Peers) Gauges() Gauges {
 			g.Up++
 		}
 	}
-	trips := slices.Sorted(slices.Values(t.trips[:min(t.tripped, roundTrips)]))
-	if n := len(trips); n > 0 {
-		g.RoundTripP50, g.RoundTripP99 = trips[n/2], trips[n*99/100]
-	}
-	return g
+	return g, slices.Clone(t.trips[:min(t.tripped, roundTrips)])
 }

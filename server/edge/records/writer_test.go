@@ -247,6 +247,31 @@ func TestOneBadCDRFailsAlone(t *testing.T) {
 	}
 }
 
+func TestBadCDRIsFoundByHalves(t *testing.T) {
+	in := newInbox()
+	puts, gate := 0, make(chan struct{})
+	w := NewWriter(playedStore{put: func(cdrs []core.CDR) error {
+		<-gate
+		puts++
+		if slices.ContainsFunc(cdrs, func(c core.CDR) bool { return c.ID == id(77) }) {
+			return ErrInvalid
+		}
+		return nil
+	}}, in.emit, nil)
+	const n = 1 + maxBatch // the first may go alone
+	for i := range n {
+		deliver(w, sample("demo", i))
+	}
+	close(gate)
+	must(t, w.Close(t.Context()))
+	if failures := in.failures(); in.len() != n || len(failures) != 1 || failures[id(77)] == "" {
+		t.Errorf("%d events, failures %v", in.len(), failures)
+	}
+	if puts > 20 {
+		t.Errorf("%d transactions to find one of %d", puts, maxBatch)
+	}
+}
+
 func TestFailureStrikesAllOfABatch(t *testing.T) {
 	in := newInbox()
 	puts, gate := 0, make(chan struct{})

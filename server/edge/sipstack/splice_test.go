@@ -49,7 +49,7 @@ func drawn(t *rapid.T, p *phone, token core.URI, n int) string {
 	under := rapid.SampledFrom([]string{"", ", SIP/2.0/UDP h;branch=z9hG4bKh", ",\r\n\tSIP/2.0/UDP h;branch=z9hG4bKh", "\r\nv: SIP/2.0/UDP h"}).Draw(t, "more vias")
 	fields := []string{
 		name("Via", "v", "VIA") + p.via(fmt.Sprint("w", n)) + rapid.SampledFrom([]string{"", ";rport", " ;x=\"a, b\""}).Draw(t, "via") + under,
-		name("Route", "ROUTE") + shown + "<" + token.String() + ">" + rapid.SampledFrom([]string{"", ";x=1"}).Draw(t, "param") + more,
+		name("Route", "ROUTE") + shown + "<" + token.String() + rapid.SampledFrom([]string{"", ";x=1,2"}).Draw(t, "parameter") + ">" + rapid.SampledFrom([]string{"", ";x=1"}).Draw(t, "param") + more,
 		name("From", "f") + "sip:a@example.com;tag=ours", name("To", "t") + "<sip:b@example.com>",
 		name("Call-ID", "i") + fmt.Sprint("w", n), name("CSeq", "cseq") + "9 " + method,
 	}

@@ -86,17 +86,22 @@ func (a *access) complete(environ []string) error {
 }
 
 // etcdKeys returns the keys below etcd in a node's file. It reads no other: the file may name
-// secrets that this user cannot read, and does not need. Its errors show no line of the file.
+// secrets that this user cannot read, and does not need. Its errors show nothing of the file,
+// not even the parser's own words: those name an alias, and a key that begins with * is one.
 func etcdKeys(path string) (map[string]string, error) {
 	content, err := os.ReadFile(filepath.Clean(path))
 	if err != nil {
 		return nil, fmt.Errorf("--config: %w", err)
 	}
+	return parseKeys(path, content)
+}
+
+func parseKeys(path string, content []byte) (map[string]string, error) {
 	var all map[string]any
 	if err := yaml.Unmarshal(content, &all); err != nil {
 		var wrong yaml.Error
 		if errors.As(err, &wrong) && wrong.GetToken() != nil {
-			return nil, fmt.Errorf("--config: %s:%d: %s", path, wrong.GetToken().Position.Line, wrong.GetMessage())
+			return nil, fmt.Errorf("--config: %s:%d: not YAML", path, wrong.GetToken().Position.Line)
 		}
 		return nil, fmt.Errorf("--config: %s is not YAML", path)
 	}

@@ -393,6 +393,23 @@ func FuzzRecords(f *testing.F) {
 	})
 }
 
+// A file that is no node's gives an error without a line of it, since a line may hold a secret.
+func FuzzKeys(f *testing.F) {
+	f.Add("etcd:\n  endpoints: [10.0.0.1:2379, 10.0.0.2:2379]\n")
+	f.Add("etcd.endpoints: a:1\netcd: 7\n")
+	f.Add("operator_key: hushhush\n\t- [")
+	f.Add("operator_key: &hushhush [*hushhush]\netcd: *hushhush\n")
+	f.Fuzz(func(t *testing.T, content string) {
+		found, err := parseKeys("file", []byte(content))
+		if err != nil && (strings.Contains(err.Error(), "hush") || strings.Contains(err.Error(), "\n")) {
+			t.Errorf("the error shows the file: %s", err)
+		}
+		if err != nil && found != nil {
+			t.Error("both keys and an error")
+		}
+	})
+}
+
 // One that is asked while the store is compacted under it reads again.
 func TestCompactionWhileReading(t *testing.T) {
 	w := healthy(t)

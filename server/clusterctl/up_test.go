@@ -368,6 +368,18 @@ func TestEtcdFlags(t *testing.T) {
 	}
 }
 
+// Whatever is typed is refused, or a configuration in which the member is one of its cluster.
+func FuzzEtcdFlags(f *testing.F) {
+	f.Add("e1", "127.0.0.1:2379", "127.0.0.1:2380", "e1=http://127.0.0.1:2380,e2=http://127.0.0.2:2380")
+	f.Add("e1", "[::1]:2379", "http://[::1]:2380/", "")
+	f.Fuzz(func(t *testing.T, name, client, peer, all string) {
+		cfg, err := memberOf(name, "/d", client, peer, all)
+		if own := cfg.Cluster[name]; err == nil && (own.Port() == 0 || cfg.Client.Port() == 0 || !own.Addr().IsValid()) {
+			t.Errorf("%+v", cfg)
+		}
+	})
+}
+
 func TestEtcdRunsUntilItIsTold(t *testing.T) {
 	args := []string{"--name", "e1", "--dir", t.TempDir(), "--client", "127.61.6.1:2379", "--peer", "127.61.6.1:2380"}
 	ctx, stop := context.WithCancel(t.Context())

@@ -65,7 +65,8 @@
 //   - Large messages travel in parts (Watch.Fragment); the client puts them together.
 //   - It outlives connections, as clientv3's does: it is opened anew at another member from
 //     where it was. One that began "from now on" and breaks before it has heard of a change
-//     may be told of the last change before it began; so does clientv3.
+//     may be told of the last change before it began, or that this is compacted away; so does
+//     clientv3.
 //   - NeedLeader: a new request to a member that knows no leader is refused with ErrNoLeader,
 //     at once; a watch that is open is ended after three looks, an election timeout apart
 //     (v3rpc/interceptor.go: monitorLeader). Without it, it stays, silent and stale.
@@ -108,5 +109,6 @@
 // TestSameAsEtcd runs random programs on a real etcd 3.7.3 and on a Cluster without faults and
 // compares answers, revisions, errors and events. TestGuaranteesUnderTrouble runs clients in
 // random worlds with all faults and holds what they see against a plain specification.
-// Plants lists bugs; TestPlantsAreFound says which test finds which.
+// TestChainHolds runs a writer by the rules of etcdstore's chain, and one without them, which
+// must fail. Plants lists bugs; TestPlantsAreFound says which test finds which.
 package etcd

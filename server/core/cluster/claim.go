@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -113,14 +114,17 @@ func (v *View) claimAbsent(now core.Time, token func() core.Token, out []core.Ef
 	return out
 }
 
-// leftBehind returns the nodes that are not there, with the last process of each that a
-// record or another claim leads to and that no claim is on.
+// leftBehind returns the nodes that are not there, with the last process of each, of which
+// a record is left that no claim covers, or a part of what a claim divides.
 func (v *View) leftBehind() (left []absence) {
 	see := func(p Process) {
 		if _, found := v.find(p.ID); found || v.covering(p) != nil {
 			return
 		}
-		i, found := slices.BinarySearchFunc(left, p.ID, func(a absence, id core.NodeID) int { return compareProcesses(Process{ID: a.ID}, Process{ID: id}) })
+		if i, found := v.findGone(p.ID); found {
+			p.Incarnation = max(p.Incarnation, v.gone[i].Incarnation) // the one that may live on looks for its own
+		}
+		i, found := slices.BinarySearchFunc(left, p.ID, func(a absence, id core.NodeID) int { return cmp.Compare(a.ID, id) })
 		if !found {
 			left = slices.Insert(left, i, absence{Process: p})
 		}
@@ -129,23 +133,31 @@ func (v *View) leftBehind() (left []absence) {
 	for _, c := range v.counts {
 		see(c.Process)
 	}
-	for _, c := range v.claims {
-		for _, s := range c.survivors {
-			see(s)
+	for i, needed := range v.needed() {
+		for _, s := range v.claims[i].survivors {
+			if needed {
+				see(s)
+			}
 		}
 	}
 	return left
 }
 
-// forget removes claims that nothing leads to any more. From the commit of a claim on no
-// record and no other claim can begin to lead to that process: it can't write, and what
-// others write with its name compares that it is alive. So "nothing leads to it", once
+// forget removes claims that nothing leads to any more, once their node is back. From the
+// commit of a claim on no record can begin to lead to that process: it can't write, and
+// what others write with its name compares that it is there. So "nothing leads to it", once
 // seen at any later commit, stays true, and whoever sees it may remove the claim at any
 // time; one is chosen to spare the others.
+//
+// Until the node is back the claim is what tells a process that lives on, asleep or cut
+// off, that it was claimed and its lease did not just end. While the claim is there only a
+// process that was started anew can write the node's record.
 func (v *View) forget(now core.Time, token func() core.Token, out []core.Effect) []core.Effect {
 	var s core.Store
-	for _, c := range v.claims {
-		if len(s.Ops) == removals || v.leadsTo(c.of) || v.turn(hash(claimKey(c.of))) > 0 {
+	needed := v.needed()
+	for i, c := range v.claims {
+		n, back := v.find(c.of.ID)
+		if len(s.Ops) == removals || needed[i] || !back || v.nodes[n].Incarnation <= c.of.Incarnation || v.turn(hash(claimKey(c.of))) > 0 {
 			continue
 		}
 		s.Ops = append(s.Ops, core.Op{Key: claimKey(c.of)})
@@ -154,12 +166,29 @@ func (v *View) forget(now core.Time, token func() core.Token, out []core.Effect)
 	return v.try(now, "forget", s, token, out)
 }
 
-// leadsTo reports whether a record is anchored at a process or a former life of its node,
-// or another claim has one of them as survivor.
-func (v *View) leadsTo(of Process) bool {
-	is := func(p Process) bool { return p.ID == of.ID && p.Incarnation <= of.Incarnation }
-	if slices.ContainsFunc(v.counts, func(c count) bool { return is(c.Process) }) {
-		return true
+// needed says of each claim whether something leads to it: a record that is anchored at its
+// process or a former life of that node, or a claim that is needed and has one of them as
+// a survivor.
+func (v *View) needed() []bool {
+	needed := make([]bool, len(v.claims))
+	lead := func(p Process) (more bool) {
+		for i, c := range v.claims {
+			if !needed[i] && c.of.ID == p.ID && p.Incarnation <= c.of.Incarnation {
+				needed[i], more = true, true
+			}
+		}
+		return more
 	}
-	return slices.ContainsFunc(v.claims, func(c claim) bool { return c.of != of && slices.ContainsFunc(c.survivors, is) })
+	for _, c := range v.counts {
+		lead(c.Process)
+	}
+	for more := len(v.claims) > 0; more; {
+		more = false
+		for i, c := range v.claims {
+			for _, s := range c.survivors {
+				more = needed[i] && lead(s) || more
+			}
+		}
+	}
+	return needed
 }

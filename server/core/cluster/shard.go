@@ -67,6 +67,7 @@ func (v *View) takeFree(now core.Time, token func() core.Token, out []core.Effec
 		op, guard := v.give(i, v.self)
 		s.Ops, s.If = append(s.Ops, op), append(s.If, guard)
 	}
+	s.If = append(v.standing([]*node{v.here(v.self)}), s.If...)
 	return v.try(now, "take", s, token, out)
 }
 
@@ -124,13 +125,13 @@ func (v *View) handOver(now core.Time, token func() core.Token, out []core.Effec
 }
 
 // standing are the Guards that some members are still the processes that they are taken
-// for: what is given to one that is dead would wait for ever.
+// for: what is given to one that is dead would wait. This one is no exception, though no
+// Store of a process that was claimed commits: one whose lease alone has ended goes on under
+// a new incarnation, and Stores that it has asked for before go with it.
 func (v *View) standing(members []*node) (guards []core.Guard) {
 	slices.SortFunc(members, func(a, b *node) int { return compareProcesses(a.Process, b.Process) })
 	for _, n := range slices.Compact(members) {
-		if n.Process != v.self { // its own every Store compares
-			guards = append(guards, core.Guard{Key: NodeKey(n.ID), Revision: n.Incarnation})
-		}
+		guards = append(guards, core.Guard{Key: NodeKey(n.ID), Revision: n.Incarnation})
 	}
 	return guards
 }

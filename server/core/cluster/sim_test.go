@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -44,7 +45,7 @@ func TestWorld(t *testing.T) {
 	}
 	t.Logf("%d days: %v", days, marks)
 	// Days in which nothing of this happened would prove nothing.
-	for _, what := range []string{"claimed", "claimed alive", "claimed absent", "forgotten", "adopted", "refused", "fenced", "restarted unmissed", "drained", "moved"} {
+	for _, what := range []string{"claimed", "claimed alive", "claimed absent", "forgotten", "adopted", "refused", "fenced", "restarted unmissed", "reborn", "drained", "moved"} {
 		if marks[what] == 0 {
 			t.Errorf("%q never happened in %d days", what, days)
 		}
@@ -491,6 +492,7 @@ func (w *world) run(d time.Duration) {
 		for busy := true; busy; {
 			busy = false
 			for _, p := range w.living(func(*process) bool { return true }) {
+				w.rebirth(p)
 				for _, m := range p.peers {
 					w.listen(p, m)
 				}
@@ -531,8 +533,11 @@ func (w *world) rested() {
 		switch {
 		case k.tenant != "" && !w.truth.Alive(at.ID, at.Incarnation):
 			w.t.Fatalf("%s is still anchored at %v\n%s", k.key, at, w.dump(nil))
-		case k.tenant == "" && k.key[:6] == "claims":
-			w.t.Fatalf("%s is still there\n%s", k.key, w.dump(nil))
+		case k.tenant == "" && strings.HasPrefix(k.key, "claims/"):
+			id, _, _ := strings.Cut(k.key[len("claims/"):], "/")
+			if w.alive[core.NodeID(id)] != nil {
+				w.t.Fatalf("%s is still there\n%s", k.key, w.dump(nil))
+			}
 		}
 	}
 	if got := len(w.truth.Members()); got != len(all) {

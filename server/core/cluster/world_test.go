@@ -85,7 +85,8 @@ type process struct {
 	cluster.Process
 	view    *cluster.View
 	tokens  core.Token
-	applied int // commits of the log that it has seen
+	applied int           // commits of the log that it has seen
+	fence   core.Revision // the incarnation that its Stores compare: Process follows when the watch shows it
 
 	queue    []core.Store // asked for, not yet at the store
 	outcomes []core.Event
@@ -134,7 +135,7 @@ func (w *world) mark(what string) { w.marks[what]++ }
 func (w *world) start(id core.NodeID) *process {
 	w.commit("", core.Op{Key: cluster.NodeKey(id), Value: cluster.NodeRecord{Version: "test"}.Encode()})
 	p := &process{
-		Process: cluster.Process{ID: id, Incarnation: w.store.revision}, applied: len(w.store.log), woken: w.now,
+		Process: cluster.Process{ID: id, Incarnation: w.store.revision}, fence: w.store.revision, applied: len(w.store.log), woken: w.now,
 		told: map[cluster.Process]string{}, dead: map[cluster.Process]bool{},
 		records: map[string]cluster.Process{}, writing: map[string]core.Token{}, shown: map[string]core.Revision{},
 	}
@@ -165,8 +166,16 @@ func (w *world) feed(p *process, changes []core.Change) {
 		}
 	}
 	if !p.view.Alive(p.ID, p.Incarnation) {
-		w.end(p)
-		return
+		now, claimed := p.view.Recorded()
+		switch {
+		case claimed:
+			w.end(p)
+			return
+		case now > p.Incarnation:
+			w.mark("reborn")
+			p.Incarnation = now
+			p.view.Reborn(now)
+		}
 	}
 	for _, key := range sorted(p.records) {
 		at := p.records[key]
@@ -293,11 +302,23 @@ func (w *world) end(p *process) {
 	}
 }
 
+// rebirth is what a process's store does when its lease alone has ended: nobody has claimed
+// it, and nobody else has started under its name. It writes the node's record anew.
+func (w *world) rebirth(p *process) {
+	_, there := w.store.keys[fullKey{"", cluster.NodeKey(p.ID)}]
+	_, claimed := w.store.keys[fullKey{"", claimKey(p.ID, p.fence)}]
+	if w.alive[p.ID] == p && !there && !claimed {
+		w.commit("", core.Op{Key: cluster.NodeKey(p.ID), Value: cluster.NodeRecord{Version: "test"}.Encode()})
+		p.fence = w.store.revision
+	}
+}
+
 // send lets the store take the first Store that a process has asked for.
 func (w *world) send(p *process) outcome {
+	w.rebirth(p)
 	s := p.queue[0]
 	p.queue = p.queue[1:]
-	if w.store.keys[fullKey{"", cluster.NodeKey(p.ID)}].revision != p.Incarnation {
+	if w.store.keys[fullKey{"", cluster.NodeKey(p.ID)}].revision != p.fence {
 		p.outcomes = append(p.outcomes, core.Fenced{Token: s.Token})
 		w.mark("fenced")
 		return fenced

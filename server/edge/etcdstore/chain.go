@@ -41,12 +41,14 @@
 // Another node B claims what is left of A:
 //
 //  1. B commits one Txn: If ModRevision(nodes/A) == A's incarnation Then Delete(nodes/A),
-//     Put(claims/A/{incarnation}), and new owners of A's shards.
+//     Put(claims/A/{incarnation}), and new owners of A's shards. B's Store adds Put(chains/A):
+//     the claim is removed when nothing leads to it any more, which may be before A wakes.
 //  2. A wakes: its next batch is refused, for its incarnation is gone and never comes again.
-//     The Else branch shows the claim. A is fenced: it answers Fenced, now and to all that
-//     follows. An idle A is told by its watch, and looks.
-//  3. Was A's batch in flight committed before B claimed? The chain says: it holds A's batch
-//     or the link before it. So Fenced is never said of a batch that was written.
+//     The Else branch shows the claim, or a chain that somebody else has moved. A is fenced:
+//     it answers Fenced, now and to all that follows. An idle A is told by its watch, and looks.
+//  3. Was A's batch in flight committed before B claimed? The chain's history says: the first
+//     value after A's link is either that batch or not. So Fenced is never said of a batch
+//     that was written.
 //
 // The lease expires while A is away, and nobody else cared (etcd itself was away, say):
 //
@@ -64,8 +66,6 @@
 // id is the owner, so the new process takes over at once, in two Txns since etcd refuses
 // to delete and put one key in one: Delete(nodes/A) with a link, then the claim above. If
 // the old process still runs, it finds the chain moved and is fenced; the last starter wins.
-// Whether its last batch was committed before, the chain's history says: the first value
-// after A's link is either that batch or not.
 package etcdstore
 
 import (

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"pgregory.net/rapid"
@@ -144,7 +145,7 @@ func TestClaimedOwnerIsFencedAtOnce(t *testing.T) {
 	h.awaitFinal(t, 2, "stored")
 	hi.awaitFinal(t, 0, "fenced")
 	t.Logf("the idle owner knew %v after it was asked for", time.Since(began))
-	hb.await(t, "Fenced", func() bool { return hb.said[core.Token(len(hb.said))] == "fenced" })
+	until(t, "Fenced", func() bool { return busy.Gauges().Fenced })
 	close(stop)
 	wait.Wait()
 	hb.awaitFinals(t, 1, last+1)
@@ -161,6 +162,44 @@ func TestClaimedOwnerIsFencedAtOnce(t *testing.T) {
 		t.Errorf("the idle owner heard %v", hi.all())
 	}
 	t.Log(count)
+}
+
+// The claim of a paused node is removed before it wakes: its key is gone, and no claim says
+// so. It is fenced all the same, and nothing that waited is written.
+func TestForgottenClaimFences(t *testing.T) {
+	for _, kind := range []fault{noFault, lostReply} {
+		t.Run("before: "+string(kind), func(t *testing.T) {
+			r := newRig(t)
+			s1, h1 := r.open("n1", pace{})
+			h2 := newHeard()
+			s2, _, err := Open(t.Context(), Config{Client: r.plain, Node: "n2", Emit: h2.emit})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s2.Close(t.Context())
+			r.faults.set(func(*pb.TxnRequest) fault { r.faults.away = true; return kind })
+			want := "fenced"
+			if kind == noFault {
+				r.faults.setAway(true)
+			} else {
+				want = "stored" // its reply is lost, and the claim is in the chain behind it
+			}
+			s1.Do(put(1, "demo", "a", "1"))
+			h1.awaitUnknown(t, 1)
+			incarnation := r.revision("nodes/n1")
+			s2.Do(claimOf(1, "n1", incarnation, "n2"))
+			h2.awaitFinal(t, 1, "stored")
+			s2.Do(core.Store{Token: 2, Ops: []core.Op{{Key: claimKey("n1", int64(incarnation))}}})
+			h2.awaitFinal(t, 2, "stored")
+			r.faults.set(nil)
+			h1.awaitFinal(t, 1, want)
+			s1.Do(put(2, "demo", "b", "2"))
+			h1.awaitFinal(t, 2, "fenced")
+			if a := r.value("demo", "a"); (a == "1") != (want == "stored") || r.value("demo", "b") != "" {
+				t.Errorf("a %q, b %q", a, r.value("demo", "b"))
+			}
+		})
+	}
 }
 
 // ownerEnv holds the address of the etcd that an owner in a process of its own writes to.

@@ -51,6 +51,13 @@ func claimKey(id core.NodeID, incarnation int64) string {
 	return claimRoot + string(id) + "/" + strconv.FormatInt(incarnation, 10)
 }
 
+// chainOfClaim returns the chain that a claim takes: claims are removed one day, and whoever
+// was claimed must not take itself for one whose lease has just expired.
+func chainOfClaim(key string) string {
+	node, _, _ := strings.Cut(key[len(claimRoot):], "/")
+	return chainRoot + node
+}
+
 // fullKey returns the full key of a record: of a tenant's, or of the cluster's own.
 func fullKey(tenant core.TenantID, key string) (string, error) {
 	if tenant != "" {

@@ -65,11 +65,15 @@ func accept(effect core.Store, now time.Time) (waiting, error) {
 		if err != nil {
 			return waiting{}, err
 		}
-		if w.cluster && strings.HasPrefix(key, nodeRoot) {
-			if op.Value != nil {
-				return waiting{}, fmt.Errorf("key %.40q: a node makes its own key itself; others may delete it", key)
-			}
+		switch {
+		case !w.cluster:
+		case strings.HasPrefix(key, nodeRoot) && op.Value != nil:
+			return waiting{}, fmt.Errorf("key %.40q: a node makes its own key itself; others may delete it", key)
+		case strings.HasPrefix(key, nodeRoot):
 			w.claim = true
+		case strings.HasPrefix(key, claimRoot) && op.Value != nil:
+			w.claim = true
+			w.put(change{chainOfClaim(key), []byte(key)})
 		}
 		w.put(change{key, op.Value})
 		if len(w.changes) > MaxOps {

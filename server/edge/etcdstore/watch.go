@@ -315,7 +315,7 @@ func (w *watcher) first() (portion, bool) {
 //  3. The reply comes; the writer tells Stored.
 //
 // A batch is known as in flight before it is sent and until its last Stored is taken, and
-// all its keys are in the watched range. So the first change of its commit is one of its
+// what is watched of its commit are changes of its Stores. So the first change of its commit is one of its
 // changes, and looking for that costs nothing while nothing is in flight. It returns false
 // when the store is closed.
 func (w *watcher) hold(p portion) bool {

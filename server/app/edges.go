@@ -114,6 +114,9 @@ func (m *Main) dispatch(e core.Effect) {
 	case core.Log:
 		telemetry.Line(m.log, e)
 	case core.SetPeers, core.AskPeer, core.TellPeer:
+		if s, ok := e.(core.SetPeers); ok {
+			m.sip.SetMembers(s.SIP)
+		}
 		if m.peers != nil {
 			if s, ok := e.(core.SetPeers); ok {
 				m.peers.SetSelf(s.Self)

@@ -67,6 +67,8 @@ func (m *Main) observeSIP() {
 		{"sip_forgotten_refusals_total", "Refused INVITEs that were answered once and forgotten, as in a flood.", func(g sipstack.Gauges) uint64 { return g.Forgotten }},
 		{"sip_displaced_transactions_total", "Answered transactions that made room for new ones before their time.", func(g sipstack.Gauges) uint64 { return g.Dropped }},
 		{"sip_refusals_suppressed_total", "Refusals that were not even sent, to serve no flood.", func(g sipstack.Gauges) uint64 { return g.RefusalsSuppressed }},
+		{"sip_passed_messages_total", "Messages that went on between a phone on a connection here and another node.", func(g sipstack.Gauges) uint64 { return g.Passed }},
+		{"sip_passes_refused_total", "Messages that asked for that and were not let through.", func(g sipstack.Gauges) uint64 { return g.PassRefused }},
 	} {
 		m.metrics.Counter(c.name, c.help, func() float64 { return float64(c.value(read())) })
 	}

@@ -241,12 +241,21 @@ func TestUpIsKilled(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = cmd.Process.Kill() }()
+	go func() {
+		_ = cmd.Wait()
+		r.over.Store(true)
+		r.code <- 0
+	}()
 	r.await(r.stdout, "Ctrl-C ends all of them")
 	m := r.machine()
+	t.Cleanup(func() { // where the kernel has not ended them, they shall not stay
+		if t.Failed() {
+			_ = syscall.Kill(m.Nodes[0].Pid, syscall.SIGKILL)
+			_ = syscall.Kill(m.Members[0].Pid, syscall.SIGKILL)
+		}
+	})
 	kill(t, cmd.Process.Pid)
-	_ = cmd.Wait()
-	r.over.Store(true)
+	<-r.code
 	r.gone(m.Nodes[0].Pid)
 	r.gone(m.Members[0].Pid)
 	if taken := layout(r.dir, netip.MustParseAddr("127.61.4.0"), 1, 1).taken(); len(taken) > 0 {

@@ -42,6 +42,7 @@ type Member struct {
 type SetPeers struct {
 	Self    Revision
 	Members []Member
+	SIP     []netip.Addr // from which they send SIP: a request of theirs may pass to a phone here
 }
 
 // PeerUp says that a peer is connected and heard.

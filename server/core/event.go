@@ -85,6 +85,7 @@ type Stored struct {
 type Conflict struct{ Token Token }
 
 // Fenced says that this node has lost ownership: nothing of the Store was or will be written.
+// Without a Token no Store waited.
 type Fenced struct{ Token Token }
 
 // Unknown says that the outcome of a Store is open: it may be committed or not. The edge

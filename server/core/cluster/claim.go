@@ -121,9 +121,6 @@ func (v *View) leftBehind() (left []absence) {
 		if _, found := v.find(p.ID); found || v.covering(p) != nil {
 			return
 		}
-		if i, found := v.findGone(p.ID); found {
-			p.Incarnation = max(p.Incarnation, v.gone[i].Incarnation) // the one that may live on looks for its own
-		}
 		i, found := slices.BinarySearchFunc(left, p.ID, func(a absence, id core.NodeID) int { return cmp.Compare(a.ID, id) })
 		if !found {
 			left = slices.Insert(left, i, absence{Process: p})
@@ -143,21 +140,17 @@ func (v *View) leftBehind() (left []absence) {
 	return left
 }
 
-// forget removes claims that nothing leads to any more, once their node is back. From the
-// commit of a claim on no record can begin to lead to that process: it can't write, and
-// what others write with its name compares that it is there. So "nothing leads to it", once
-// seen at any later commit, stays true, and whoever sees it may remove the claim at any
-// time; one is chosen to spare the others.
-//
-// Until the node is back the claim is what tells a process that lives on, asleep or cut
-// off, that it was claimed and its lease did not just end. While the claim is there only a
-// process that was started anew can write the node's record.
+// forget removes claims that nothing leads to any more. From the commit of a claim on no
+// record can begin to lead to that process: it can't write, and what others write with its
+// name compares that it is there. So "nothing leads to it", once seen at any later commit,
+// stays true, and whoever sees it may remove the claim at any time; one is chosen to spare
+// the others. That the process was claimed it learns all the same, however late it wakes:
+// the store's edge takes its chain of batches with the claim.
 func (v *View) forget(now core.Time, token func() core.Token, out []core.Effect) []core.Effect {
 	var s core.Store
 	needed := v.needed()
 	for i, c := range v.claims {
-		n, back := v.find(c.of.ID)
-		if len(s.Ops) == removals || needed[i] || !back || v.nodes[n].Incarnation <= c.of.Incarnation || v.turn(hash(claimKey(c.of))) > 0 {
+		if len(s.Ops) == removals || needed[i] || v.turn(hash(claimKey(c.of))) > 0 {
 			continue
 		}
 		s.Ops = append(s.Ops, core.Op{Key: claimKey(c.of)})

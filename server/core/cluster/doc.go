@@ -19,6 +19,11 @@
 // A node is a name; a Process is one life of it: the name and the revision of the node
 // record that it wrote when it joined, its incarnation. Who restarts is another process.
 //
+// A process whose lease alone has ended, which nobody has claimed, may write its record
+// anew and go on (Reborn). To all others that is a node that has restarted unmissed: rule 3
+// of Dividing gives it what it had. Stores that it asked for in its former life may commit
+// in the new one, so whatever names a process in a Store, be it the writer, is compared.
+//
 // # Shards
 //
 // Every shard has an owner, a process, and the revision of its record is the epoch. All
@@ -39,10 +44,10 @@
 // # Suspecting
 //
 // PeerDead is proof. PeerSilent is not: it may be the path, or this process. Two members
-// that are heard are asked, and answer within 40 ms or not at all. All who answer do not
-// hear it, and one does: it is claimed. One hears it: it lives, and they, or others, are
-// asked again after a pause, for as long as the silence lasts. They have no answer to give
-// of one whom they never heard. A process that hears nobody is most likely cut off itself:
+// that are heard are asked whether they hear it; an answer counts for 40 ms. If somebody
+// answers, and nobody who does hears it, it is claimed. If one hears it, it lives, and they,
+// or others, are asked again after a pause, for as long as the silence lasts. Who never
+// heard it does not answer. A process that hears nobody is most likely cut off itself:
 // it asks those whom it does not hear and claims nobody; the lease decides. Where nobody
 // else is in the cluster, silence three times as long is enough: if both think so of each
 // other, the first commit wins. A timer that fires late says that this process was asleep,
@@ -53,7 +58,9 @@
 // A claim is one Store: the node record goes, the claim's record comes, the shards get new
 // owners. It compares that the node record has that incarnation, so a process is claimed
 // once or not at all, and that every survivor in it is there. Each who knows of a death
-// waits its turn, 25 ms for each member that comes before it, so as a rule one tries.
+// waits its turn, 25 ms for each member that comes before it, so as a rule one tries. With
+// the claim the store's edge takes the dead one's chain of batches, so that a process which
+// wakes much later, when the claim is long removed, still finds that it was claimed.
 //
 // A lease that ends removes the node record without a claim. If records lead to that
 // process it is claimed all the same, with the comparison that no record of that node is
@@ -84,7 +91,8 @@
 // # Forgetting
 //
 // A claim is removed when nothing leads to its process any more: no record is anchored at
-// it or at a former life of its node, and no other claim has one of them as a survivor.
+// it or at a former life of its node, and no claim to which something leads has one of them
+// as a survivor.
 // This never becomes untrue again: the process cannot write, and who anchors a record at
 // another process (a drain) or makes it a survivor compares that it is there. So it does
 // not matter who removes the claim, or how old its knowledge is. The View counts: Anchored

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 
@@ -55,7 +56,16 @@ func (v *View) keepInTouch(out []core.Effect) []core.Effect {
 		return out
 	}
 	v.peers, v.known = peers, v.self.Incarnation
-	return append(out, core.SetPeers{Self: v.known, Members: slices.Clone(peers)})
+	var from []netip.Addr
+	for _, p := range peers {
+		record, _ := v.Node(p.ID)
+		for _, transport := range []core.Transport{core.UDP, core.TCP} {
+			if at := record.SIP[transport].Addr(); at.IsValid() && !slices.Contains(from, at) {
+				from = append(from, at)
+			}
+		}
+	}
+	return append(out, core.SetPeers{Self: v.known, Members: slices.Clone(peers), SIP: from})
 }
 
 // try asks for a Store, if there is anything in it and no other of its subject is open.

@@ -109,7 +109,29 @@ func TestFencedDoesNothingMore(t *testing.T) {
 		t.Errorf("claimed, and yet: %v", out)
 	}
 	if d.Alive("n1", 101) || d.Self().ID != "n1" {
-		t.Error("does not know that it was claimed")
+		t.Error("does not know that its record is gone")
+	}
+}
+
+// A process whose lease alone has ended goes on; one that was claimed does not, though the
+// claim is gone when it looks.
+func TestRebirth(t *testing.T) {
+	for _, claimed := range []bool{false, true} {
+		d := newDesk(t, 2)
+		d.due()
+		d.put(cluster.NodeKey("n1"), nil)
+		if claimed {
+			d.claim("n1", 101, cluster.Process{ID: "n2", Incarnation: 102})
+			d.put(claimKey("n1", 101), nil)
+		}
+		d.join("n1")
+		if incarnation, is := d.Recorded(); incarnation != d.revision || is != claimed {
+			t.Errorf("recorded as %d, claimed %v; want %d, %v", incarnation, is, d.revision, claimed)
+		}
+		d.Reborn(d.revision)
+		if out := only[core.Store](d.due()); len(out) > 0 == claimed {
+			t.Errorf("claimed %v: %v", claimed, out)
+		}
 	}
 }
 
@@ -341,10 +363,6 @@ func TestAbsentIsClaimed(t *testing.T) {
 		t.Fatalf("a record of a former life still needs the claim: %+v", out)
 	}
 	d.Anchored("t", "calls/2", cluster.Process{})
-	if out := only[core.Store](d.due()); len(out) > 0 {
-		t.Fatalf("a process that lives on still needs the claim: %+v", out)
-	}
-	d.join("n2")
 	out = d.due()
 	s = only[core.Store](out)
 	if len(s) != 1 || s[0].Ops[0].Key != claimKey("n2", 102) || s[0].Ops[0].Value != nil || len(s[0].If) != 1 || s[0].If[0].Revision == 0 {
@@ -363,15 +381,11 @@ func TestClaimInAChainStays(t *testing.T) {
 	d.Anchored("t", "calls/1", cluster.Process{ID: "n7", Incarnation: 3})
 	d.claim("n7", 3, cluster.Process{ID: "n8", Incarnation: 4})
 	d.claim("n8", 4, cluster.Process{ID: "n1", Incarnation: 101})
-	if out := d.wait(time.Minute); len(only[core.Store](out)) > 0 {
-		t.Fatalf("%+v", out)
-	}
-	d.join("n8")
-	if out := only[core.Store](d.due()); len(out) > 0 {
+	if out := only[core.Store](append(d.due(), d.wait(time.Minute)...)); len(out) > 0 {
 		t.Fatalf("%+v", out)
 	}
 	d.Anchored("t", "calls/1", cluster.Process{ID: "n1", Incarnation: 101})
-	if out := only[core.Store](d.due()); len(out) != 1 || len(out[0].Ops) != 1 || out[0].Ops[0].Key != claimKey("n8", 4) {
+	if out := only[core.Store](d.due()); len(out) != 1 || len(out[0].Ops) != 2 {
 		t.Fatalf("%+v", out)
 	}
 }

@@ -21,11 +21,10 @@ import (
 //  3. Due asks for nothing once this process's own node record is gone.
 type View struct {
 	self   Process
-	fenced bool
+	fenced bool // a Store said so, or a claim: for good, though the claim is removed one day
 
 	nodes  []node
 	shards [Shards]shard
-	gone   []Process // the last process of each node whose record is gone
 	claims []claim
 	drains []core.NodeID
 
@@ -117,14 +116,9 @@ func (v *View) takeNode(rest string, c core.Change) error {
 	i, found := v.find(id)
 	if c.Value == nil {
 		if found {
-			at, _ := v.findGone(id)
-			v.gone = slices.Insert(v.gone, at, v.nodes[i].Process)
 			v.nodes = slices.Delete(v.nodes, i, i+1)
 		}
 		return nil
-	}
-	if at, was := v.findGone(id); was {
-		v.gone = slices.Delete(v.gone, at, at+1)
 	}
 	record, err := decode[NodeRecord](c.Value)
 	n := node{Process: Process{id, c.Revision}, record: record}
@@ -164,6 +158,7 @@ func (v *View) takeClaim(rest string, c core.Change) error {
 	made := claim{of, r.Survivors, c.Revision}
 	i, _ := slices.BinarySearchFunc(v.claims, made, compareClaims)
 	v.claims = slices.Insert(v.claims, i, made)
+	v.fenced = v.fenced || v.covering(v.self) != nil
 	return err
 }
 
@@ -265,10 +260,6 @@ func (v *View) empties(id core.NodeID) bool {
 
 func (v *View) find(id core.NodeID) (int, bool) {
 	return slices.BinarySearchFunc(v.nodes, id, func(n node, id core.NodeID) int { return cmp.Compare(n.ID, id) })
-}
-
-func (v *View) findGone(id core.NodeID) (int, bool) {
-	return slices.BinarySearchFunc(v.gone, id, func(p Process, id core.NodeID) int { return cmp.Compare(p.ID, id) })
 }
 
 // here returns the member that is this process, nil when there is none.

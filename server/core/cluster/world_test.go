@@ -112,7 +112,8 @@ type world struct {
 	alive  map[core.NodeID]*process
 	ghosts []*process // dead ones whose Stores are still on the wire
 	deaf   map[[2]core.NodeID]bool
-	truth  *cluster.View // has seen every commit
+	taken  map[core.NodeID]bool // whose chain a claim has taken
+	truth  *cluster.View        // has seen every commit
 	calls  int
 	stores int // asked for by Views
 	marks  map[string]int
@@ -121,7 +122,7 @@ type world struct {
 func newWorld(t failer, nodes int, marks map[string]int) *world {
 	w := &world{
 		t: t, now: core.Time(1_700_000_000 * time.Second), alive: map[core.NodeID]*process{}, marks: marks,
-		store: store{revision: 10, keys: map[fullKey]held{}}, deaf: map[[2]core.NodeID]bool{}, truth: cluster.New("observer", 1),
+		store: store{revision: 10, keys: map[fullKey]held{}}, deaf: map[[2]core.NodeID]bool{}, taken: map[core.NodeID]bool{}, truth: cluster.New("observer", 1),
 	}
 	for i := range nodes {
 		w.ids = append(w.ids, core.NodeID(fmt.Sprintf("n%d", i+1)))
@@ -133,6 +134,7 @@ func (w *world) mark(what string) { w.marks[what]++ }
 
 // start begins a new life of a node: it writes its record, reads all, and watches.
 func (w *world) start(id core.NodeID) *process {
+	delete(w.taken, id)
 	w.commit("", core.Op{Key: cluster.NodeKey(id), Value: cluster.NodeRecord{Version: "test"}.Encode()})
 	p := &process{
 		Process: cluster.Process{ID: id, Incarnation: w.store.revision}, fence: w.store.revision, applied: len(w.store.log), woken: w.now,
@@ -177,6 +179,12 @@ func (w *world) feed(p *process, changes []core.Change) {
 			p.view.Reborn(now)
 		}
 	}
+	w.adopt(p)
+	w.due(p)
+}
+
+// adopt writes what a process has to act for and is anchored elsewhere.
+func (w *world) adopt(p *process) {
 	for _, key := range sorted(p.records) {
 		at := p.records[key]
 		heir, ok := p.view.Resolve(at.ID, at.Incarnation, core.InteractionID(key))
@@ -185,7 +193,6 @@ func (w *world) feed(p *process, changes []core.Change) {
 			w.write(p, key, p.Process)
 		}
 	}
-	w.due(p)
 }
 
 func anchorOf(t failer, c core.Change) (at cluster.Process) {
@@ -306,8 +313,7 @@ func (w *world) end(p *process) {
 // it, and nobody else has started under its name. It writes the node's record anew.
 func (w *world) rebirth(p *process) {
 	_, there := w.store.keys[fullKey{"", cluster.NodeKey(p.ID)}]
-	_, claimed := w.store.keys[fullKey{"", claimKey(p.ID, p.fence)}]
-	if w.alive[p.ID] == p && !there && !claimed {
+	if w.alive[p.ID] == p && !there && !w.taken[p.ID] {
 		w.commit("", core.Op{Key: cluster.NodeKey(p.ID), Value: cluster.NodeRecord{Version: "test"}.Encode()})
 		p.fence = w.store.revision
 	}
@@ -406,10 +412,13 @@ func (w *world) allowed(p *process, s core.Store) {
 			if q := w.alive[core.NodeID(rest)]; q != nil {
 				w.mark("claimed alive")
 			}
-		case kind == "claims" && op.Value == nil:
+		case kind == "claims" && op.Value != nil:
+			id, _, _ := strings.Cut(rest, "/")
+			if w.taken[core.NodeID(id)] = true; !gone[core.NodeID(id)] {
+				w.mark("claimed absent")
+			}
+		case kind == "claims":
 			w.mark("forgotten")
-		case kind == "claims" && !gone[core.NodeID(rest[:strings.IndexByte(rest, '/')])]:
-			w.mark("claimed absent")
 		case kind == "shards":
 			h, there := w.store.keys[fullKey{"", op.Key}]
 			if !there {

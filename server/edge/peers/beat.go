@@ -1,7 +1,6 @@
 package peers
 
 import (
-	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -9,10 +8,9 @@ import (
 
 // beat ticks until Close. At each tick it reads all that has come, sends a heartbeat to
 // every peer and judges who is silent: one wake-up for all, and a flood costs no more than
-// one full socket per beat. The thread is its own, goes before others where that is
-// permitted, and ends with it, so nobody inherits its priority.
+// one full socket per beat. It has a thread of its own, which goes before others where that
+// is permitted.
 func (p *Peers) beat() {
-	runtime.LockOSThread()
 	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, -10)
 	p.mu.Lock()
 	p.ticked = p.now()

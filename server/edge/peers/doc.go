@@ -38,8 +38,12 @@
 // connections stays, and the answer to a lost connection is the next one: the very attempt
 // to be connected again is the question whether the process lives. It comes at once and, since
 // the kernel may close a dead process's connections before its listening socket, once more
-// 2 ms later. A process that is killed is closed by its kernel after its memory is freed: a large
-// one some milliseconds after the signal.
+// 2 ms later.
+//
+// The connections that peers opened, and the socket that takes them, belong to one thread with
+// a table of files of its own (gate.go): so the kernel of a killed process closes them at
+// once, and not after its memory is freed. The price: ss and lsof, which look at a process's
+// first thread, do not say whose socket it is; /proc/PID/task/TID/fd does.
 //
 // Heartbeats are UDP, one a beat to each peer. They are sealed with a key that comes of the
 // handshake of the connection which their receiver opened, and numbered: a datagram of

@@ -1,88 +1,74 @@
 package peers
 
 import (
-	"context"
+	"bytes"
 	"crypto/hmac"
-	"net"
 	"time"
 
 	"github.com/dialtone-cc/dialtone/server/core"
 )
 
 // inbound is a connection that a peer opened: it says what key and tag the heartbeats to
-// that peer bear, and brings its questions and answers.
+// that peer bear, and brings its questions and answers. The gate's thread alone touches it,
+// but for who and voice, which are never changed once Peers knows it.
 type inbound struct {
-	who    process
-	as     process // who this process was when it was opened
-	conn   *net.TCPConn
-	voice  *voice
-	frames frames
+	fd    int32
+	stage stage
+	until time.Duration // for the handshake
+	buf   [2 + maxFrame]byte
+	have  int // bytes in buf
+
+	hello, welcome []byte  // as they were
+	tag            tag     // the hello's
+	who            process // who opened it
+	as             process // who this process was for it
+	voice          *voice
+	frames         frames
 }
 
-// accept takes connections until the listener closes. It closes at once what is too many.
-func (p *Peers) accept() {
-	for {
-		conn, err := p.listener.Accept()
-		if p.ctx.Err() != nil {
-			if err == nil {
-				conn.Close()
-			}
-			return
-		}
-		if err != nil { // out of files, mostly; the connection waits in the kernel
-			time.Sleep(5 * time.Millisecond)
-			continue
-		}
-		select {
-		case p.shaking <- struct{}{}:
-			p.work.Go(func() { p.serve(conn.(*net.TCPConn)) })
-		default:
-			conn.Close()
-			p.refuseHello()
-		}
-	}
-}
+// stage is how far a connection is.
+type stage string
 
-// serve answers one connection until it ends.
-func (p *Peers) serve(conn *net.TCPConn) {
-	defer conn.Close()
-	defer context.AfterFunc(p.ctx, func() { conn.Close() })()
-	impatient(conn)
-	in := p.greet(conn)
-	<-p.shaking
-	if in == nil || !p.adopt(in) {
-		p.refuseHello()
-		return
-	}
-	p.heed(in)
-	p.dismiss(in)
-}
+// The stages.
+const (
+	fresh      stage = ""           // nothing is known of it
+	confirming stage = "confirming" // its hello was answered
+	settled    stage = "settled"    // it has proved who it is
+	broken     stage = "broken"     // what was said on it is not of this protocol, or not sealed
+)
 
-// greet is the accepting side of the handshake; nil: it failed. Who does not know the
-// secret gets no answer at all.
-func (p *Peers) greet(conn *net.TCPConn) *inbound {
-	conn.SetDeadline(time.Now().Add(handshakeTime))
-	hello, err := readWhole(conn, make([]byte, maxFrame))
-	if err != nil {
-		return nil
+// take takes a message; false: the connection is to end. Who does not know the secret gets
+// no answer at all.
+func (g *gate) take(in *inbound, b []byte) bool {
+	p := g.peers
+	switch in.stage {
+	case fresh:
+		theirs, err := readHello(b, p.cfg.Secret)
+		if err != nil || theirs.who.incarnation == 0 {
+			return false
+		}
+		mine := greeting{who: p.me()}
+		mine.nonce, _ = chance()
+		in.who, in.as, in.tag = theirs.who, mine.who, theirs.tag
+		in.hello = bytes.Clone(b)
+		in.welcome = appendWelcome(nil, p.cfg.Secret, in.hello, mine)
+		in.stage = confirming
+		return g.say(in, in.welcome) == nil
+	case confirming:
+		if !hmac.Equal(b, confirmOf(p.cfg.Secret, in.hello, in.welcome)) {
+			return false
+		}
+		k := keysOf(p.cfg.Secret, in.hello, in.welcome)
+		in.hello, in.welcome, in.stage = nil, nil, settled
+		in.voice, in.frames = newVoice(in.tag, k.beats), newFrames(k.frames)
+		old, ok := p.adopt(in)
+		if old != nil {
+			g.end(old)
+		}
+		return ok
 	}
-	theirs, err := readHello(hello, p.cfg.Secret)
-	if err != nil || theirs.who.incarnation == 0 {
-		return nil
-	}
-	mine := greeting{who: p.me()}
-	mine.nonce, _ = chance()
-	welcome := appendWelcome(nil, p.cfg.Secret, hello, mine)
-	if err := writeFrame(conn, welcome); err != nil {
-		return nil
-	}
-	confirm, err := readWhole(conn, make([]byte, maxFrame))
-	if err != nil || !hmac.Equal(confirm, confirmOf(p.cfg.Secret, hello, welcome)) {
-		return nil
-	}
-	conn.SetDeadline(time.Time{})
-	k := keysOf(p.cfg.Secret, hello, welcome)
-	return &inbound{who: theirs.who, as: mine.who, conn: conn, voice: newVoice(theirs.tag, k.beats), frames: newFrames(k.frames)}
+	body, err := in.frames.open(b)
+	return err == nil && p.herald(in, body)
 }
 
 func (p *Peers) me() process {
@@ -93,25 +79,20 @@ func (p *Peers) me() process {
 
 // adopt makes a connection the one of its process, in place of an older one. A process that
 // is no member may stay, within bounds: the store may tell us of it a moment later.
-func (p *Peers) adopt(in *inbound) bool {
+func (p *Peers) adopt(in *inbound) (old *inbound, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	q := p.peers[in.who.id]
 	member := q != nil && processOf(q.member) == in.who
-	old := p.inbound[in.who]
-	switch {
-	case p.ctx.Err() != nil, in.as != p.self, in.who.id == p.self.id:
-		return false
-	case old != nil:
-		old.conn.Close()
-	case !member && p.strangers() >= maxStrangers:
-		return false
+	old = p.inbound[in.who]
+	if p.ctx.Err() != nil || in.as != p.self || in.who.id == p.self.id || old == nil && !member && p.strangers() >= maxStrangers {
+		return nil, false
 	}
 	p.inbound[in.who] = in
 	if member && q.sight.verdict != dead {
 		q.voice = in.voice
 	}
-	return true
+	return old, true
 }
 
 // strangers counts the connections of processes that are no members.
@@ -129,23 +110,6 @@ func (p *Peers) dismiss(in *inbound) {
 	defer p.mu.Unlock()
 	if p.inbound[in.who] == in {
 		delete(p.inbound, in.who)
-	}
-}
-
-// heed reads what a peer says until the connection ends, or what is said is not sealed as
-// it should be.
-func (p *Peers) heed(in *inbound) {
-	buf := make([]byte, maxFrame)
-	for {
-		frame, err := readWhole(in.conn, buf)
-		if err != nil {
-			return
-		}
-		body, err := in.frames.open(frame)
-		if err != nil || !p.herald(in, body) {
-			p.refuseHello()
-			return
-		}
 	}
 }
 
@@ -170,10 +134,4 @@ func (p *Peers) herald(in *inbound, body []byte) bool {
 	p.heralded = append(p.heralded, ev)
 	p.wake()
 	return true
-}
-
-func (p *Peers) refuseHello() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.tally.hellos++
 }

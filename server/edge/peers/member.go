@@ -76,7 +76,7 @@ func (p *Peers) meet(m core.Member) bool {
 	if len(p.peers) >= maxPeers {
 		return false
 	}
-	q := &peer{member: m, to: p.socket.sockaddr(m.Addr), sight: named(p.now())}
+	q := &peer{member: m, to: sockaddr(m.Addr, p.socket.v4), sight: named(p.now())}
 	if in := p.inbound[processOf(m)]; in != nil {
 		q.voice = in.voice
 	}

@@ -6,10 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/dialtone-cc/dialtone/server/core"
 )
@@ -28,18 +29,18 @@ type Config struct {
 // Peers keeps in touch with the other processes of the cluster. Its methods may be called
 // from any goroutine, and none of them waits for the network.
 type Peers struct {
-	cfg      Config
-	log      *slog.Logger
-	listener net.Listener
-	socket   *socket
-	clock    *clock
-	birth    time.Time // all instants are durations since then
+	cfg    Config
+	log    *slog.Logger
+	addr   netip.AddrPort
+	bell   int // of the gate
+	socket *socket
+	clock  *clock
+	birth  time.Time // all instants are durations since then
 
 	ctx     context.Context // ends with Close
 	stop    context.CancelFunc
 	closing sync.Once
 	work    sync.WaitGroup
-	shaking chan struct{} // one token for each connection of which nothing is known yet
 	news    chan struct{} // something is to be told
 
 	mu       sync.Mutex
@@ -108,32 +109,31 @@ func New(cfg Config) (*Peers, error) {
 	cfg.Secret = bytes.Clone(cfg.Secret)
 	p := &Peers{
 		cfg: cfg, log: cfg.Log, birth: time.Now(), self: processOf(cfg.Self),
-		shaking: make(chan struct{}, maxShaking), news: make(chan struct{}, 1),
+		news:  make(chan struct{}, 1),
 		peers: map[core.NodeID]*peer{}, inbound: map[process]*inbound{}, ears: map[tag]*ear{},
 	}
-	if err := p.bind(); err != nil {
-		return nil, err
-	}
+	p.ctx, p.stop = context.WithCancel(context.Background())
 	clock, err := newClock(cfg.Beat)
 	if err != nil {
-		p.listener.Close()
-		p.socket.close()
 		return nil, err
 	}
 	p.clock = clock
+	if err := p.bind(); err != nil {
+		p.stop()
+		p.clock.close()
+		return nil, err
+	}
 	if err := p.socket.only(nil); err != nil {
 		p.log.Warn("the kernel takes no socket filter; a flood of datagrams can hide heartbeats", slog.Any("error", err))
 	}
-	p.ctx, p.stop = context.WithCancel(context.Background())
-	p.work.Go(p.accept)
-	p.work.Go(p.beat)
+	p.work.Go(func() { onThread(p.beat) })
 	p.work.Go(p.tell)
 	return p, nil
 }
 
 // Addr returns the bound address.
 func (p *Peers) Addr() netip.AddrPort {
-	return p.listener.Addr().(*net.TCPAddr).AddrPort()
+	return p.addr
 }
 
 // Do carries out SetPeers, AskPeer and TellPeer; other effects are not for this edge.
@@ -158,9 +158,7 @@ func (p *Peers) SetSelf(incarnation core.Revision) {
 		return
 	}
 	p.self.incarnation = incarnation
-	for _, in := range p.inbound {
-		in.conn.Close()
-	}
+	p.ring()
 	for _, q := range p.order {
 		q.hush()
 		p.court(q)
@@ -174,11 +172,12 @@ func (p *Peers) Close() {
 		p.mu.Lock()
 		p.stop()
 		p.mu.Unlock()
-		p.listener.Close()
+		p.ring()
 		p.clock.end()
 		p.work.Wait()
 		p.socket.close()
 		p.clock.close()
+		_ = unix.Close(p.bell)
 	})
 }
 

@@ -3,6 +3,7 @@ package peers
 import (
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -292,15 +293,30 @@ func TestBounds(t *testing.T) {
 			c.Close()
 		}
 	}()
+	began := time.Now()
 	for range maxShaking + 50 {
 		if conn, err := net.Dial("tcp", a.Addr().String()); err == nil {
 			idle = append(idle, conn)
 		}
 	}
+	// Those that are too many end at once, the others when their second is over.
+	first, newest := idle[0], idle[len(idle)-1]
+	_ = newest.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if _, err := newest.Read(make([]byte, 1)); err == nil || os.IsTimeout(err) {
+		t.Errorf("the last of too many: %v", err)
+	}
+	_ = first.SetReadDeadline(time.Now().Add(time.Millisecond))
+	if _, err := first.Read(make([]byte, 1)); time.Since(began) < handshakeTime && !os.IsTimeout(err) {
+		t.Errorf("the first ended before its second was over: %v", err)
+	} else if time.Since(began) >= handshakeTime {
+		t.Log("too slow a machine to see that the last ended first")
+	}
 	until(t, "connections that are too many", func() bool { return a.Gauges().RefusedHellos >= 50 })
 	b := newNode(t, "b", 4)
 	introduce(t, a, b) // when the idle ones have had their second
-	until(t, "the idle ones to go", func() bool { return len(a.shaking) == 0 })
+	if g := a.Gauges(); g.RefusedHellos < maxShaking+50 {
+		t.Errorf("idle connections are borne: %+v", g)
+	}
 }
 
 // The observer was asleep: whoever fell silent meanwhile has another window from then on.

@@ -1,11 +1,9 @@
 package peers
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"sync/atomic"
 	"time"
@@ -14,29 +12,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bind takes one port for TCP and UDP. With port 0 the kernel chooses it for TCP, and it
-// may be in use for UDP: then another is tried.
+// bind takes one port for UDP and TCP. With port 0 the kernel chooses it for UDP, and it may
+// be in use for TCP: then another is tried.
 func (p *Peers) bind() error {
-	network := "tcp"
-	if p.cfg.Addr.Addr().Is4() {
-		network = "tcp4"
-	}
-	listen := net.ListenConfig{KeepAliveConfig: keepAlive()}
-	listen.SetMultipathTCP(false) // one path, whose end is the end
 	for try := 0; ; try++ {
-		l, err := listen.Listen(context.Background(), network, p.cfg.Addr.String())
+		s, err := newSocket(p.cfg.Addr)
 		if err != nil {
-			return fmt.Errorf("peers: cannot listen on %v for other nodes; is another node running here? %w", p.cfg.Addr, err)
+			return fmt.Errorf("peers: cannot receive datagrams on %v from other nodes; is another node running here? %w", p.cfg.Addr, err)
 		}
-		at := netip.AddrPortFrom(p.cfg.Addr.Addr(), l.Addr().(*net.TCPAddr).AddrPort().Port())
-		s, err := newSocket(at)
-		if err == nil {
-			p.listener, p.socket = l, s
+		at := netip.AddrPortFrom(p.cfg.Addr.Addr(), s.port())
+		if err = p.openGate(at); err == nil {
+			p.socket, p.addr = s, at
 			return nil
 		}
-		l.Close()
+		s.close()
 		if p.cfg.Addr.Port() != 0 || !errors.Is(err, unix.EADDRINUSE) || try == 20 {
-			return fmt.Errorf("peers: cannot receive datagrams on %v from other nodes; is another program using the port? %w", at, err)
+			return fmt.Errorf("peers: cannot listen on %v for other nodes; is another program using the port? %w", at, err)
 		}
 	}
 }
@@ -85,7 +76,7 @@ func newSocket(at netip.AddrPort) (*socket, error) {
 	}
 	// Without time stamps of the kernel a heartbeat counts from when it is read.
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1)
-	if err := unix.Bind(fd, s.sockaddr(at)); err != nil {
+	if err := unix.Bind(fd, sockaddr(at, s.v4)); err != nil {
 		s.close()
 		return nil, err
 	}
@@ -101,15 +92,26 @@ func newSocket(at netip.AddrPort) (*socket, error) {
 
 func (s *socket) close() { _ = unix.Close(s.fd) }
 
-// sockaddr returns nil for an address that this socket cannot send to.
-func (s *socket) sockaddr(at netip.AddrPort) unix.Sockaddr {
+// port returns which one it is bound to.
+func (s *socket) port() uint16 {
+	switch own, _ := unix.Getsockname(s.fd); own := own.(type) {
+	case *unix.SockaddrInet4:
+		return uint16(own.Port)
+	case *unix.SockaddrInet6:
+		return uint16(own.Port)
+	}
+	return 0
+}
+
+// sockaddr returns nil for an address that a socket of that family cannot send to.
+func sockaddr(at netip.AddrPort, v4 bool) unix.Sockaddr {
 	addr := at.Addr().Unmap()
 	switch {
 	case !addr.IsValid() || addr.Zone() != "":
 		return nil
-	case s.v4 && addr.Is4():
+	case v4 && addr.Is4():
 		return &unix.SockaddrInet4{Port: int(at.Port()), Addr: addr.As4()}
-	case s.v4:
+	case v4:
 		return nil
 	}
 	return &unix.SockaddrInet6{Port: int(at.Port()), Addr: at.Addr().As16()}

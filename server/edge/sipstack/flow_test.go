@@ -203,7 +203,7 @@ func TestPeerThatDoesNotRead(t *testing.T) {
 			t.Fatalf("%d transactions never failed, closed %v", sent, closed)
 		}
 	}
-	if longest > 20*time.Millisecond { // a few microseconds on an idle machine
+	if longest > writeTimeout/5 { // microseconds when idle, a time slice or two when not; never the peer's time
 		t.Errorf("Do took %v", longest)
 	}
 }

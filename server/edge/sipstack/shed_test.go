@@ -186,7 +186,9 @@ func TestClose(t *testing.T) {
 // transaction is repeated until Timer H, a dozen times and more.
 func TestForgedFloodIsNotAmplified(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	const giveUp = 64 * 100 * time.Millisecond // a refusal that nobody acknowledges holds its place so long
+	start := time.Now()
+	r := newRig(t, func(c *Config) { c.T1 = giveUp / 64 })
 	r.script(func(e core.Event) []core.Effect {
 		q := e.(core.RequestReceived)
 		if q.Request.Method != core.INVITE {
@@ -222,13 +224,14 @@ func TestForgedFloodIsNotAmplified(t *testing.T) {
 	last := p.in("c5999", "INVITE", "b5999", "", "")
 	eventually(t, "answered again, though datagrams get lost here too", func() bool { p.send(last); return len(tags) >= 2 })
 	first, again := <-tags, <-tags
-	if first != again || !strings.Contains(first, ";tag="+statelessTag) {
+	rounds := int(time.Since(start)/giveUp) + 1 // on a slow machine some places have become free meanwhile
+	if first != again || rounds == 1 && !strings.Contains(first, ";tag="+statelessTag) {
 		t.Errorf("one request, two tags: %s, %s", first, again)
 	}
 	p.send(strings.Replace(p.in("c5999", "ACK", "b5999", "", ""), "To: <sip:5000@example.com>", "To: "+first, 1))
 	eventually(t, "all transactions are over", func() bool { return r.Gauges().ServerInvite == 0 })
 	g := r.Gauges()
-	if out := sent(); out > 2*flood || g.Forgotten < flood-3*maxRefused {
+	if out := sent(); out > 2*flood || g.Forgotten < uint64(flood-(2+rounds)*maxRefused) {
 		t.Errorf("%d packets in, %d out, %d refused without state", flood, out, g.Forgotten)
 	} else {
 		t.Logf("%.2f packets out per packet in", float64(out)/flood)

@@ -27,6 +27,7 @@ type asking struct {
 	do      any
 	foreign string
 	absent  bool
+	passed  int // from node to node
 	then    func(core.Reply)
 }
 
@@ -42,7 +43,16 @@ func (a *driver) tenantOf(t core.Token) core.TenantID {
 
 // ask sends a command; of nil is the operator.
 func (a *driver) ask(q asking) {
-	if !a.w.srv.up {
+	at := a.w.nodes[0]
+	if len(a.w.nodes) > 1 {
+		at = a.w.nodes[a.w.rng.IntN(len(a.w.nodes))]
+	}
+	a.askAt(at, q)
+}
+
+// askAt asks one node.
+func (a *driver) askAt(at *server, q asking) {
+	if !at.up || at.core == nil {
 		return
 	}
 	a.token++
@@ -51,18 +61,29 @@ func (a *driver) ask(q asking) {
 	if q.of != nil {
 		ev.Key, ev.Tenant = q.of.key, q.of.id
 	}
-	a.w.srv.emit(ev)
+	at.emit(ev)
 }
 
-func (a *driver) reply(e core.Reply) {
+func (a *driver) reply(by *server, e core.Reply) {
 	q, ok := a.asked[e.Token]
 	if !ok {
 		a.w.fail("api", "a reply to nobody: token "+strconv.FormatUint(uint64(e.Token), 10))
 		return
 	}
 	delete(a.asked, e.Token)
+	if e.Elsewhere.IsValid() {
+		a.w.marks.hit("API passed on to another node")
+		a.w.after(a.w.between(200*time.Microsecond, 3*time.Millisecond), func() {
+			for _, s := range a.w.nodes {
+				if q.passed++; s.addr.Addr() == e.Elsewhere.Addr() && q.passed < 30 {
+					a.askAt(s, q)
+				}
+			}
+		})
+		return
+	}
 	if q.of != nil {
-		a.w.fact(check.Answered{Tenant: q.of.id, Do: q.do, Value: e.Value, Problem: e.Problem, Foreign: q.foreign, Absent: q.absent})
+		a.w.fact(check.Answered{Tenant: q.of.id, Do: q.do, Value: e.Value, Problem: e.Problem, Foreign: q.foreign, Absent: q.absent, Behind: by.behind()})
 	}
 	if q.then != nil {
 		a.w.after(a.w.between(0, time.Millisecond), func() { q.then(e) }) // never inside of the step that answered
@@ -119,7 +140,9 @@ func (a *driver) next(all []asking) {
 		switch {
 		case e.Problem == nil || e.Problem.Kind == core.Exists:
 			a.next(all[1:])
-		case e.Problem.Kind == core.Unavailable:
+		case e.Problem.Kind == core.Unavailable,
+			w.commits != nil && (e.Problem.Kind == core.Unauthorized || e.Problem.Kind == core.Invalid): // another node, which has not heard of the tenant or the queue
+			w.marks.hit("API at a node that is behind")
 			w.after(500*time.Millisecond, func() { a.next(all) })
 		default:
 			text, _ := json.Marshal(q.do)

@@ -19,7 +19,12 @@ type caller struct {
 	cancel bool // CANCEL was sent
 	final  int  // status that ended the INVITE
 	done   bool
+	tries  int
+	moving bool // to the next node
 }
+
+// patience is how long a phone waits for any answer of one node before it tries the next.
+const patience = 4 * time.Second
 
 // arrivals brings callers, some alone and some in bursts.
 func (w *World) arrivals() {
@@ -65,6 +70,7 @@ func (w *World) arrive(i int) {
 
 func (c *caller) call() {
 	p, w := c.p, c.p.w
+	c.asked = w.now
 	d := p.newDialog(w.text(p.user+"-"), p.user)
 	d.uac, d.temper = true, c.temper
 	d.target = core.URI{Scheme: "sip", User: c.number, Host: p.company.domain}
@@ -85,10 +91,71 @@ func (c *caller) call() {
 	case "late-offer":
 		r.ContentType, r.Body = "", nil
 	}
-	d.invite, c.called, c.asked = r, d, w.now
+	d.invite, c.called = r, d
 	d.txn = core.TxnID(w.text("z9hG4bKcall"))
-	p.askAs(d.txn, r, nodeAddr, c.response)
-	w.after(90*time.Second, c.unanswered)
+	c.final = 0
+	heard := false
+	p.askAs(d.txn, r, p.node(), func(res *core.Response) {
+		heard = heard || res != nil
+		if d != c.called {
+			c.stale(d, res)
+			return
+		}
+		c.response(res)
+	})
+	w.after(90*time.Second, func() {
+		if d == c.called {
+			c.unanswered()
+		}
+	})
+	if len(w.nodes) > 1 {
+		w.after(patience, func() {
+			if !heard && d == c.called {
+				c.elsewhere()
+			}
+		})
+	}
+}
+
+// elsewhere calls another node: this one refuses, or says nothing (RFC 3263 s.4.3). It
+// reports whether there is one to try.
+func (c *caller) elsewhere() bool {
+	p, w := c.p, c.p.w
+	if len(w.nodes) < 2 || c.tries >= 3*len(w.nodes) || c.cancel || !p.alive || c.called.state != early {
+		return false
+	}
+	w.marks.hit("caller tries another node")
+	c.tries++
+	c.moving = true
+	p.layer.abandon(c.called.txn)
+	c.called.end()
+	c.moving = false
+	p.moves()
+	old := c.called
+	w.after(w.between(0, 2*time.Second), func() {
+		if p.alive && c.called == old {
+			c.call()
+		}
+	})
+	return true
+}
+
+// stale hears a response to a call that was given up for another: a late 200.
+func (c *caller) stale(d *dialog, r *core.Response) {
+	if r == nil || r.Status/100 != 2 {
+		return
+	}
+	c.p.w.marks.hit("200 of a node that was given up")
+	if d.remote.Tag() == "" {
+		d.remote = r.To
+		if len(r.Contact) > 0 {
+			d.target = r.Contact[0].URI
+		}
+		d.ack(r.CSeq, nil)
+		d.p.ask(d.request(core.BYE), d.to(), func(*core.Response) {})
+		return
+	}
+	d.ack(r.CSeq, nil)
 }
 
 // unanswered ends a call that nobody answered in any way: with a node that crashed before
@@ -99,7 +166,7 @@ func (c *caller) unanswered() {
 		return
 	}
 	w.marks.hit("caller gave up for lack of any answer")
-	if w.srv.began < c.asked {
+	if !w.disturbedSince(c.asked) {
 		w.fact(check.GaveUp{Far: c.p.far, CallID: d.callID})
 	}
 	c.giveUp()
@@ -110,6 +177,8 @@ func (c *caller) unanswered() {
 func (c *caller) response(r *core.Response) {
 	d, w := c.called, c.p.w
 	switch {
+	case r == nil && c.elsewhere():
+	case r != nil && r.Status == 503 && c.final == 0 && c.elsewhere():
 	case r == nil:
 		w.marks.hit("caller got no answer")
 		d.end()
@@ -215,7 +284,7 @@ func (c *caller) giveUp() {
 	r := &core.Request{Method: core.CANCEL, URI: d.invite.URI, Message: core.Message{From: d.invite.From, To: d.invite.To,
 		CallID: d.callID, CSeq: d.invite.CSeq, Route: d.invite.Route}}
 	c.p.w.marks.hit("CANCEL of a caller")
-	c.p.askAs(d.txn, r, nodeAddr, func(*core.Response) {})
+	c.p.askAs(d.txn, r, c.p.node(), func(*core.Response) {})
 }
 
 // rung is called when an agent's phone rings for this caller.
@@ -246,7 +315,7 @@ func (c *caller) connected(d *dialog) {
 
 // over: the dialog has ended; late messages find the phone for two minutes more.
 func (c *caller) over() {
-	if c.done {
+	if c.done || c.moving {
 		return
 	}
 	c.done = true

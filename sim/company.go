@@ -135,7 +135,7 @@ func (w *World) strangers() {
 // setup is what the checkers may know.
 func (w *World) setup() *check.Setup {
 	// What is on its way when a connection is reset is lost, and nobody sends it again.
-	s := &check.Setup{Lossless: w.opt.Loss == 0 && (w.opt.Resets == 0 || w.opt.TCP == 0), MaxHeld: 20_000, MaxStep: 2_000,
+	s := &check.Setup{Nodes: w.opt.Nodes, Lossless: w.opt.Faults == 0 && w.opt.Loss == 0 && (w.opt.Resets == 0 || w.opt.TCP == 0), MaxHeld: 20_000, MaxStep: 2_000,
 		Slack: core.Millis(3*w.opt.StoreMean.Milliseconds() + 2*w.opt.Shuffle.Milliseconds() + 50)}
 	if w.opt.StoreSlow > 0 || w.opt.Unknown > 0 {
 		s.Slack += core.Millis(6 * w.opt.StoreWorst.Milliseconds())
@@ -156,10 +156,10 @@ func (w *World) tainted(ef core.Effect) {
 	var texts []string
 	switch e := ef.(type) {
 	case core.SendRequest:
-		owner, where = w.srv.far(w.srv.addrTo(e.To)).Tenant, e.Request.Method
+		owner, where = w.nodes[0].far(w.nodes[0].addrTo(e.To)).Tenant, e.Request.Method
 		texts = append(textsOf(&e.Request.Message), e.Request.URI.String())
 	case core.Respond:
-		owner, where = w.srv.far(e.To.Addr).Tenant, "a response to "+e.Response.Method
+		owner, where = w.nodes[0].far(e.To.Addr).Tenant, "a response to "+e.Response.Method
 		texts = textsOf(&e.Response.Message)
 	case core.Store:
 		owner, where = e.Tenant, "a record"

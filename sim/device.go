@@ -81,7 +81,12 @@ func (d *device) send(expires int, authorization string, tries int) {
 	if authorization != "" {
 		r.Header = append(r.Header, core.Field{Name: "Authorization", Value: authorization})
 	}
-	d.p.ask(r, nodeAddr, func(res *core.Response) {
+	answered := false
+	txn := d.p.ask(r, d.p.node(), func(res *core.Response) {
+		if res == nil || res.Status == 503 {
+			d.p.moves()
+		}
+		answered = true
 		switch {
 		case res == nil:
 			d.plan(w.between(time.Second, 5*time.Second))
@@ -110,6 +115,15 @@ func (d *device) send(expires int, authorization string, tries int) {
 			d.plan(w.between(2*time.Second, 6*time.Second))
 		}
 	})
+	if len(w.nodes) > 1 {
+		w.after(patience, func() { // RFC 3263 s.4.3: the next one
+			if !answered && d.p.alive {
+				delete(d.p.replies, txn)
+				d.p.moves()
+				d.plan(w.between(0, time.Second))
+			}
+		})
+	}
 }
 
 // authorize answers a digest challenge (RFC 7616 s.3.4).
@@ -241,7 +255,7 @@ func (d *device) behave(call *dialog, txn core.TxnID, r *core.Request) {
 		})
 	}
 	p.twice = call.temper == "repeats"
-	generation := w.srv.generation
+	generation := w.generation()
 	switch call.temper {
 	case "auto-answers":
 		answer(0)

@@ -84,9 +84,9 @@ func (d *dialog) stream() {
 	if d.state == up && d.p.alive && !d.p.mute && d.dir.sends() {
 		to = d.remoteRTP
 	}
-	d.p.w.srv.media.dirty = true
-	d.p.w.srv.media.stream(d, to)
-	d.p.w.srv.media.settle()
+	d.p.w.dirty = true
+	d.p.w.stream(d, to)
+	d.p.w.settleMedia()
 	d.listen()
 	d.tell()
 	if d.muzzled() {
@@ -140,7 +140,7 @@ func (d *dialog) to() netip.AddrPort {
 	if a := addrIn(d.target); a.IsValid() {
 		return a
 	}
-	return nodeAddr
+	return d.p.node()
 }
 
 // ack sends the ACK of a 2xx with the given CSeq.

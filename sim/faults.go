@@ -11,24 +11,29 @@ import (
 // faults plans what goes wrong while the chaos lasts.
 func (w *World) faults() {
 	within := func() time.Duration { return w.between(6*time.Second, w.opt.Chaos-time.Second) }
+	if w.commits != nil {
+		w.clusterFaults(within)
+		w.after(5*time.Second, w.wear)
+		return
+	}
 	for range w.opt.Crashes {
 		w.after(within(), func() {
 			// At the boundary of some step soon, so that its effects are cut short.
-			w.srv.crashIn = 1 + w.rng.IntN(40)
-			w.srv.downFor = w.between(20*time.Millisecond, w.opt.Down)
+			w.nodes[0].crashIn = 1 + w.rng.IntN(40)
+			w.nodes[0].downFor = w.between(20*time.Millisecond, w.opt.Down)
 		})
 	}
 	for range w.opt.Pauses {
-		w.after(within(), func() { w.srv.pause(w.between(50*time.Millisecond, 3*time.Second)) })
+		w.after(within(), func() { w.nodes[0].pause(w.between(50*time.Millisecond, 3*time.Second)) })
 	}
 	for i := range w.opt.Floods {
 		w.after(within(), func() { w.flood(i) })
 	}
 	if w.opt.Away > 0 {
-		w.after(within(), func() { w.srv.store.away(w.opt.Away) })
+		w.after(within(), func() { w.plain.away(w.opt.Away) })
 	}
 	if w.opt.Fence {
-		w.after(within(), func() { w.srv.store.fenceNext = true })
+		w.after(within(), func() { w.plain.fenceNext = true })
 	}
 	w.after(5*time.Second, w.wear)
 }
@@ -81,7 +86,7 @@ func (w *World) flood(i int) {
 			if w.rng.IntN(3) == 0 {
 				r.Method, r.URI.User = core.REGISTER, ""
 			}
-			p.ask(r, nodeAddr, func(res *core.Response) {
+			p.ask(r, p.node(), func(res *core.Response) {
 				if res != nil && res.Status >= 200 {
 					w.marks.hit("flood told " + strconv.Itoa(res.Status))
 				}

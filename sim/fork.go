@@ -19,7 +19,7 @@ func alien(tag string) bool { return strings.HasPrefix(tag, alienTag) }
 // then hang up: its BYE is of no dialog that the node has, and must not end the first.
 func (d *dialog) fork(generation int) {
 	w := d.p.w
-	if d.state != up || !d.confirmed || !d.p.alive || w.srv.generation != generation {
+	if d.state != up || !d.confirmed || !d.p.alive || w.generation() != generation {
 		return
 	}
 	tag := w.text(alienTag)
@@ -28,14 +28,14 @@ func (d *dialog) fork(generation int) {
 	w.marks.hit("fork: a second phone answers")
 	d.p.answer(d.txn, second)
 	w.after(w.between(time.Second, 3*time.Second), func() {
-		if d.state != up || !d.p.alive || w.srv.generation != generation {
+		if d.state != up || !d.p.alive || w.generation() != generation {
 			return
 		}
 		bye := &core.Request{Method: core.BYE, URI: d.target, Message: core.Message{CallID: d.callID, CSeq: d.cseq + 1,
 			From: d.invite.To.WithTag(tag), To: d.remote, Route: d.route}}
 		d.p.ask(bye, d.to(), func(res *core.Response) {
 			switch {
-			case res == nil || w.srv.generation != generation:
+			case res == nil || w.generation() != generation:
 			case res.Status == 481:
 				w.marks.hit("fork: BYE of the second phone is told 481")
 			case res.Status/100 == 2:

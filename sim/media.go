@@ -16,9 +16,7 @@ type media struct {
 	srv     *server
 	legs    []*mediaLeg // in the order of opening
 	port    uint16
-	streams map[netip.AddrPort]*dialog // a leg's port -> the dialog whose phone sends there
-	refused map[core.LegID]bool        // what is said of them before they know is ignored
-	dirty   bool
+	refused map[core.LegID]bool // what is said of them before they know is ignored
 }
 
 type mediaLeg struct {
@@ -34,7 +32,7 @@ type mediaLeg struct {
 }
 
 func newMedia(w *World, s *server) *media {
-	return &media{w: w, srv: s, port: 16384, streams: map[netip.AddrPort]*dialog{}, refused: map[core.LegID]bool{}}
+	return &media{w: w, srv: s, port: 16384, refused: map[core.LegID]bool{}}
 }
 
 // forget loses all legs, as a crash does.
@@ -42,8 +40,8 @@ func (m *media) forget() {
 	for _, l := range m.legs {
 		l.closed = true
 	}
-	m.legs, m.dirty = nil, true
-	m.settle()
+	m.legs, m.w.dirty = nil, true
+	m.w.settleMedia()
 }
 
 func (m *media) leg(id core.LegID) *mediaLeg {
@@ -77,7 +75,7 @@ func (m *media) open(id core.LegID) {
 	if m.port >= 32766 {
 		m.port = 16384 // far more ports than legs: one that was used rests for long
 	}
-	l := &mediaLeg{id: id, local: netip.AddrPortFrom(mediaIP, m.port), silent: m.w.now}
+	l := &mediaLeg{id: id, local: netip.AddrPortFrom(m.srv.addr.Addr(), m.port), silent: m.w.now}
 	m.legs = append(m.legs, l)
 	m.w.after(delay, func() {
 		if generation == m.srv.generation && !l.closed {
@@ -98,7 +96,7 @@ func (m *media) set(id core.LegID, spec core.MediaSpec) {
 	}
 	old := l.spec
 	l.spec = spec
-	m.dirty = true
+	m.w.dirty = true
 	if spec.IdleAfter != old.IdleAfter {
 		l.idle = false
 		if l.silent != 0 {
@@ -134,7 +132,7 @@ func (m *media) close(id core.LegID) {
 	}
 	l.closed = true
 	m.legs = slices.DeleteFunc(m.legs, func(x *mediaLeg) bool { return x == l })
-	m.dirty = true
+	m.w.dirty = true
 	generation := m.srv.generation
 	m.w.after(m.w.between(0, 2*time.Millisecond), func() {
 		if generation == m.srv.generation {
@@ -144,19 +142,19 @@ func (m *media) close(id core.LegID) {
 }
 
 // stream says where a phone sends its audio in a dialog; an invalid address: nowhere.
-func (m *media) stream(d *dialog, to netip.AddrPort) {
+func (w *World) stream(d *dialog, to netip.AddrPort) {
 	if d.streamTo == to {
 		return
 	}
-	if m.streams[d.streamTo] == d {
-		delete(m.streams, d.streamTo)
+	if w.streams[d.streamTo] == d {
+		delete(w.streams, d.streamTo)
 	}
 	d.streamTo = to
 	if to.IsValid() {
-		m.streams[to] = d
+		w.streams[to] = d
 	}
-	m.dirty = true
-	m.settle()
+	w.dirty = true
+	w.settleMedia()
 }
 
 // watch says MediaIdle once when a leg has received nothing for so long.
@@ -174,24 +172,46 @@ func (m *media) watch(l *mediaLeg) {
 	})
 }
 
-// settle works out anew who hears whom, and which legs receive.
-func (m *media) settle() {
-	if !m.dirty {
+// settleMedia works out anew who hears whom, and which legs receive.
+func (w *World) settleMedia() {
+	if !w.dirty {
 		return
 	}
-	m.dirty = false
-	plays := map[netip.AddrPort]*mediaLeg{}
-	for _, l := range m.legs {
-		if l.ready && l.spec.Send && l.spec.Remote.IsValid() {
-			plays[l.spec.Remote] = l
+	w.dirty = false
+	plays := map[netip.AddrPort]playing{}
+	for _, n := range w.nodes {
+		for _, l := range n.media.legs {
+			if l.ready && l.spec.Send && l.spec.Remote.IsValid() {
+				plays[l.spec.Remote] = append(plays[l.spec.Remote], player{n.media, l})
+			}
+			n.media.received(l, w.streams[l.local] != nil)
 		}
-		m.received(l, m.streams[l.local] != nil)
 	}
-	for _, p := range m.w.phones {
+	for _, p := range w.phones {
 		for _, d := range p.live {
-			m.hear(d, plays[d.rtp])
+			w.hear(d, plays[d.rtp].heard(d))
 		}
 	}
+}
+
+// player is a leg that sends to a phone, playing all that do. After a takeover it may be two.
+type (
+	player struct {
+		*media
+		*mediaLeg
+	}
+	playing []player
+)
+
+// heard is the one that the phone listens to: the one it sends to, else the last.
+func (all playing) heard(d *dialog) (p player) {
+	for _, x := range all {
+		p = x
+		if x.local == d.remoteRTP {
+			break
+		}
+	}
+	return p
 }
 
 func (m *media) received(l *mediaLeg, now bool) {
@@ -215,18 +235,18 @@ func (m *media) received(l *mediaLeg, now bool) {
 }
 
 // hear tells the checkers and the phone when what it hears has changed.
-func (m *media) hear(d *dialog, l *mediaLeg) {
+func (w *World) hear(d *dialog, l player) {
 	h := check.Hears{Far: d.p.far, CallID: d.callID}
-	if l != nil && d.p.alive && d.remoteRTP.IsValid() {
+	if l.mediaLeg != nil && d.p.alive && d.remoteRTP.IsValid() {
 		h.Readable = slices.Contains(d.formats, int(l.spec.Codec.Payload))
 		switch l.spec.Hear.Kind {
 		case core.Playback:
 			h.File = l.spec.Hear.File
 		case core.Bridge:
 			h.Joined = true
-			other := m.leg(l.spec.Hear.Peer)
+			other := l.leg(l.spec.Hear.Peer)
 			if other != nil && other.spec.Receive {
-				if speaker := m.streams[other.local]; speaker != nil {
+				if speaker := w.streams[other.local]; speaker != nil {
 					h.Voice, h.Speaker = speaker.callID, speaker.p.far
 				}
 			}
@@ -236,7 +256,7 @@ func (m *media) hear(d *dialog, l *mediaLeg) {
 		return
 	}
 	d.hears = h
-	m.w.trace.say(m.w.now, "()", d.p.far.Phone+" hears "+h.File+h.Speaker.Phone)
-	m.w.fact(h)
+	w.trace.say(w.now, "()", d.p.far.Phone+" hears "+h.File+h.Speaker.Phone)
+	w.fact(h)
 	d.p.heard(d)
 }

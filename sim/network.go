@@ -45,6 +45,9 @@ func (n *network) send(p parcel, refused func()) {
 		n.stream(p, refused)
 		return
 	}
+	if s, ours := n.w.hosts[p.from].(*server); ours && s.stopped {
+		return
+	}
 	copies := 1
 	if n.w.chance(n.w.opt.Duplicate) {
 		copies = 2
@@ -56,6 +59,9 @@ func (n *network) send(p parcel, refused func()) {
 			continue
 		}
 		n.w.after(n.delay(), func() {
+			if n.w.lost(p) {
+				return
+			}
 			host := n.w.hosts[p.to]
 			if (host == nil || !host.arrive(p)) && refused != nil {
 				n.w.after(n.delay(), refused)
@@ -94,13 +100,13 @@ func (n *network) stream(p parcel, refused func()) {
 
 // dial opens a connection between a phone and the node; nil when the node is down.
 func (n *network) dial(p *phone) *conn {
-	if !n.w.srv.up {
+	if !n.w.nodes[0].up {
 		return nil
 	}
 	n.flows++
-	c := &conn{id: core.FlowID("tcp-" + strconv.Itoa(n.flows)), phone: p, server: n.w.srv, generation: n.w.srv.generation, open: true}
-	n.w.srv.conns[c.id] = c
-	n.w.srv.connOrder = append(n.w.srv.connOrder, c)
+	c := &conn{id: core.FlowID("tcp-" + strconv.Itoa(n.flows)), phone: p, server: n.w.nodes[0], generation: n.w.nodes[0].generation, open: true}
+	n.w.nodes[0].conns[c.id] = c
+	n.w.nodes[0].connOrder = append(n.w.nodes[0].connOrder, c)
 	p.conn = c
 	return c
 }
@@ -111,7 +117,7 @@ func (n *network) close(c *conn) {
 		return
 	}
 	c.open = false
-	srv := n.w.srv
+	srv := c.server
 	if srv.up && srv.generation == c.generation {
 		delete(srv.conns, c.id)
 		n.w.after(n.delay(), func() {

@@ -13,6 +13,7 @@ type Options struct {
 	Chaos  time.Duration `json:"chaos"` // virtual length of the first phase
 	Bound  time.Duration `json:"bound"` // virtual time in which everything must have settled
 	Plant  string        `json:"plant,omitempty"`
+	Nodes  int           `json:"nodes"`
 	Events int           `json:"events"` // a world that needs more events than this is inconclusive
 
 	Tenants   int           `json:"tenants"`
@@ -43,11 +44,13 @@ type Options struct {
 	RecordsMean time.Duration `json:"records_mean"`
 	MediaPorts  int           `json:"media_ports"` // legs at once
 
-	Crashes   int           `json:"crashes"`
-	Down      time.Duration `json:"down"` // longest time between crash and restart
-	Pauses    int           `json:"pauses"`
-	Floods    int           `json:"floods"`
-	Strangers bool          `json:"strangers"`
+	Crashes    int           `json:"crashes"`
+	Down       time.Duration `json:"down"` // longest time between crash and restart
+	Pauses     int           `json:"pauses"`
+	Floods     int           `json:"floods"`
+	Faults     int           `json:"faults"` // of a cluster, at so many moments
+	FaultKinds weights       `json:"fault_kinds"`
+	Strangers  bool          `json:"strangers"`
 
 	API           time.Duration `json:"api"` // mean time between random commands, 0: none
 	CallerTempers weights       `json:"caller_tempers"`
@@ -157,6 +160,23 @@ func Draw(seed uint64) Options {
 	// A world where nobody ever answers shows little: the plain tempers are always there.
 	o.CallerTempers[0] += 2 + r.IntN(10)
 	o.AgentTempers[0] += 2 + r.IntN(10)
+	return o
+}
+
+// Cluster makes the options of a seed those of several nodes; 0 draws how many.
+func (o Options) Cluster(nodes int) Options {
+	r := rand.New(rand.NewPCG(o.Seed, 0x636c7573746572))
+	o.Nodes = 2 + r.IntN(4)
+	if o.Nodes == 2 || r.IntN(2) == 0 {
+		o.Nodes = 3
+	}
+	if nodes > 0 {
+		o.Nodes = nodes
+	}
+	o.TCP, o.Conflict, o.Fence, o.Away = 0, 0, false, 0
+	o.StoreMean = min(o.StoreMean, 10*time.Millisecond)
+	o.Faults = r.IntN(7)
+	o.FaultKinds = swarm(r, len(faultKinds))
 	return o
 }
 

@@ -32,6 +32,7 @@ type phone struct {
 	replies   map[core.TxnID]func(*core.Response)
 	calls     *caller // one of the two is set
 	device    *device
+	home      int // the node that it uses
 	rtpPort   uint16
 	formats   []int
 }
@@ -55,8 +56,21 @@ func newPhone(w *World, c *company, name string, addr netip.AddrPort, transport 
 		return way.conn
 	}
 	w.hosts[addr] = p
+	if w.opt.Nodes > 1 {
+		p.home = w.rng.IntN(w.opt.Nodes)
+	}
 	w.phones = append(w.phones, p)
 	return p
+}
+
+// node is where it sends what is not in a dialog; moves is to another.
+func (p *phone) node() netip.AddrPort { return p.w.nodes[p.home%len(p.w.nodes)].addr }
+
+func (p *phone) moves() {
+	if len(p.w.nodes) > 1 {
+		p.w.marks.hit("phone moves to another node")
+		p.home++
+	}
 }
 
 func (p *phone) reachable() bool { return p.alive && !p.closed }
@@ -180,6 +194,10 @@ func (p *phone) inside(txn core.TxnID, r *core.Request) {
 	}
 	if r.Method == core.ACK {
 		d.acked(r)
+		return
+	}
+	if d.uac && d.remote.Tag() == "" { // no response has made it a dialog (s.12.1)
+		p.answer(txn, r.Reply(481, ""))
 		return
 	}
 	if r.CSeq < d.peerSeq { // s.12.2.2

@@ -33,3 +33,25 @@ func Plants() []Plant {
 		{"rings-for-ever", "the ring timeout is not kept"},
 	}
 }
+
+// ClusterPlants lists the bugs that only several nodes can show: against the rules of
+// CLUSTER.md, in the core and in the edges that this package stands in for.
+func ClusterPlants() []Plant {
+	return []Plant{
+		{"guards-dropped", "a write goes through whatever it rests on"},
+		{"unknown-is-refused", "a write whose answer was lost counts as refused, and stands"},
+		{"watch-gap", "a node has missed what another wrote"},
+		{"epoch-not-compared", "who was the owner of a desk still gives out its agents"},
+		{"offer-unguarded", "an offer is withdrawn and accepted"},
+		{"offer-never-back", "an agent stays reserved for a caller whose node does not answer"},
+		{"takes-over-unclaimed", "a silent node's calls are taken while it lives"},
+		{"two-heirs", "a dead node's call has two anchors"},
+		{"calls-not-taken-over", "a dead node's callers hear nothing more"},
+		{"place-reset-at-takeover", "who was taken over goes to the end of the queue"},
+		{"cdr-not-inherited", "the CDR of a dead node's finished call is never delivered"},
+		{"idle-while-talking", "an agent who talks to another node's caller is given a second one"},
+		{"bindings-of-others-ignored", "an agent is reached only from the node that took the REGISTER"},
+		{"fenced-says-bye", "a node that has been claimed hangs up calls that live elsewhere"},
+		{"cseq-reset-after-restart", "after a takeover CSeq begins anew and phones refuse"},
+	}
+}

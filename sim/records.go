@@ -11,14 +11,12 @@ import (
 type records struct {
 	w    *World
 	srv  *server
-	have map[core.InteractionID]int // deliveries
+	have map[core.InteractionID]int // deliveries, of all nodes
 }
 
 func newRecords(w *World, s *server) *records {
-	return &records{w: w, srv: s, have: map[core.InteractionID]int{}}
+	return &records{w: w, srv: s, have: w.have}
 }
-
-func (r *records) kept() int { return len(r.have) }
 
 func (r *records) deliver(cdr *core.CDR) {
 	generation := r.srv.generation

@@ -56,6 +56,7 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	plants := set.Bool("plants", false, "list the known bugs and end")
 	asJSON := set.Bool("json", false, "write the result as JSON")
 	trace := set.String("trace", "", "write every event and effect to `FILE`; one seed only")
+	nodes := set.Int("nodes", 0, "nodes of the cluster, 1 to 5; -1: as many as the seed draws (default: one node with a store of its own)")
 	steps := set.Int("steps", 0, "most events of a world before it is inconclusive (default 3000000)")
 	duration := set.Duration("duration", 0, "virtual time with faults and arrivals (default: drawn by the seed, 60s to 120s)")
 	workers := set.Int("workers", runtime.NumCPU(), "worlds at a time")
@@ -87,7 +88,10 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if *steps < 0 || *duration < 0 || *duration > 24*time.Hour || *workers < 1 {
 		return misuse(stderr, "--steps and --duration must not be negative, --duration at most 24h, --workers at least 1")
 	}
-	plan := Plan{First: first, Last: last, Plant: *plant, Chaos: *duration, Events: *steps, Workers: *workers, Recheck: 20, FirstOnly: !*all}
+	if *nodes < -1 || *nodes > 5 {
+		return misuse(stderr, "--nodes must be 1 to 5, or -1")
+	}
+	plan := Plan{First: first, Last: last, Plant: *plant, Nodes: *nodes, Chaos: *duration, Events: *steps, Workers: *workers, Recheck: 20, FirstOnly: !*all}
 	if *trace != "" {
 		if first != last {
 			return misuse(stderr, "--trace needs a single --seed")

@@ -14,6 +14,7 @@ import (
 type Plan struct {
 	First, Last uint64
 	Plant       string
+	Nodes       int           // 0: one, -1: several, drawn by the seed
 	Chaos       time.Duration // 0: drawn by the seed
 	Events      int           // 0: the default
 	Workers     int
@@ -54,7 +55,7 @@ func (p *Plan) one(seed uint64) (Result, bool) {
 	first := p.world(seed, p.Trace)
 	if again {
 		if second := p.world(seed, nil); second.Hash != first.Hash && first.Failure == nil {
-			first.Failure = &Failure{Property: "determinism", Seed: seed, Plant: p.Plant, Options: Draw(seed), Phase: "over",
+			first.Failure = &Failure{Property: "determinism", Seed: seed, Plant: p.Plant, Options: p.draw(seed), Phase: "over",
 				Text:    fmt.Sprintf("two runs of one seed differ: %s after %d events, %s after %d", first.Hash, first.Events, second.Hash, second.Events),
 				Command: p.command(seed)}
 		}
@@ -62,8 +63,16 @@ func (p *Plan) one(seed uint64) (Result, bool) {
 	return first, again
 }
 
-func (p *Plan) world(seed uint64, trace io.Writer) Result {
+func (p *Plan) draw(seed uint64) Options {
 	o := Draw(seed)
+	if p.Nodes != 0 {
+		o = o.Cluster(max(0, p.Nodes))
+	}
+	return o
+}
+
+func (p *Plan) world(seed uint64, trace io.Writer) Result {
+	o := p.draw(seed)
 	o.Plant = p.Plant
 	if p.Chaos > 0 {
 		o.Chaos = p.Chaos
@@ -87,6 +96,9 @@ func (p *Plan) world(seed uint64, trace io.Writer) Result {
 // command is what makes a world again.
 func (p *Plan) command(seed uint64) string {
 	c := fmt.Sprintf("dialtone sim --seed %d", seed)
+	if p.Nodes != 0 {
+		c += fmt.Sprintf(" --nodes %d", p.Nodes)
+	}
 	if p.Plant != "" {
 		c += " --plant " + p.Plant
 	}

@@ -4,26 +4,33 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/dialtone-cc/dialtone/server/core"
+	"github.com/dialtone-cc/dialtone/server/core/cluster"
 	"github.com/dialtone-cc/dialtone/server/core/node"
 	"github.com/dialtone-cc/dialtone/sim/check"
 )
 
-// nodeAddr is where the node listens; operatorKey is the key of the world's driver.
-var (
-	nodeAddr = netip.MustParseAddrPort("10.0.0.1:5060")
-	mediaIP  = netip.MustParseAddr("10.0.0.1")
-)
-
+// operatorKey is the key of the world's driver.
 const operatorKey = "operator"
+
+// keeper is the store edge of a process.
+type keeper interface {
+	ask(core.Store)
+	crash()
+	waits() int // writes that are not answered
+}
 
 // server is the process around the core: it steps it, carries its effects out, and stands
 // in for the edges. A crash loses all of it but the store and the records.
 type server struct {
 	w          *World
+	id         core.NodeID
+	index      int
+	addr       netip.AddrPort // where it listens
 	core       Core
 	up         bool
 	fenced     bool // another owner has its state
@@ -31,10 +38,19 @@ type server struct {
 	generation int
 	began      core.Time // this process
 	paused     bool
+	stopped    bool // paused with all its edges (SIGSTOP)
+	draining   bool
+	drained    bool
+	leaving    bool // drained, or about to begin anew
+	stale      bool // claimed by others, be it told or not
+	deaf, mute int  // no datagram reaches it, none of its gets out
+	dark       bool // its host is gone: nobody says that the process has ended
+	frozen     []parcel
+	peers      []*hearing
 	inbox      []core.Event
 	out        []core.Effect
 	layer      *layer
-	store      *store
+	store      keeper
 	records    *records
 	media      *media
 	conns      map[core.FlowID]*conn
@@ -46,29 +62,62 @@ type server struct {
 	downFor    time.Duration
 }
 
-func newServer(w *World) *server {
-	s := &server{w: w, conns: map[core.FlowID]*conn{}}
-	s.layer = newLayer(w, nodeAddr, s)
+func newServer(w *World, index int) *server {
+	s := &server{w: w, index: index, id: core.NodeID("n" + strconv.Itoa(index+1)), conns: map[core.FlowID]*conn{}}
+	s.addr = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(index + 1)}), 5060)
+	s.layer = newLayer(w, s.addr, s)
 	s.layer.strays = true
 	s.layer.reopen = func(to netip.AddrPort) *conn {
 		way, _ := s.target(core.Target{Transport: core.TCP, Host: to.Addr().String(), Port: to.Port()})
 		return way.conn
 	}
-	s.store = newStore(w, s)
+	if w.commits == nil {
+		w.plain = newStore(w, s)
+		s.store = w.plain
+	}
 	s.records = newRecords(w, s)
 	s.media = newMedia(w, s)
-	w.hosts[nodeAddr] = s
+	w.hosts[s.addr] = s
 	return s
 }
 
-// start begins a process with what the store holds.
-func (s *server) start(entries []core.Entry) {
+// start begins a process. In a cluster it joins before it begins.
+func (s *server) start() {
+	if s.w.commits == nil {
+		s.begin()
+		s.emit(core.Restored{Entries: s.w.plain.entries()})
+		return
+	}
+	s.up, s.paused, s.stopped, s.draining, s.dark, s.peers, s.frozen = true, false, false, false, false, nil, nil
+	s.core, s.inbox, s.stale = nil, nil, false
+	s.generation++
+	s.store = newEdge(s)
+	s.w.review()
+}
+
+// restored is the first event of a process of a cluster: it has joined.
+func (s *server) restored(e core.Restored) {
+	generation := s.generation
+	s.begin()
+	s.generation = generation
+	s.emit(e)
+	s.w.review()
+}
+
+// record is what other nodes are to know of it.
+func (s *server) record() cluster.NodeRecord {
+	return cluster.NodeRecord{SIP: map[core.Transport]netip.AddrPort{core.UDP: s.addr, core.TCP: s.addr},
+		HTTP: netip.AddrPortFrom(s.addr.Addr(), 8080), Peer: netip.AddrPortFrom(s.addr.Addr(), 7000), StartedAt: epoch}
+}
+
+// begin makes the core of a process.
+func (s *server) begin() {
 	s.generation++
 	s.began = s.w.now
 	s.up, s.paused, s.fenced, s.knows, s.inbox, s.wakeAt, s.wakes = true, false, false, false, nil, 0, 0
 	cfg := node.Config{
-		ID: "n1", Operator: core.HashKey(operatorKey), MediaAddr: mediaIP, Plant: s.w.opt.Plant,
-		Contact:    map[core.Transport]netip.AddrPort{core.UDP: nodeAddr, core.TCP: nodeAddr},
+		ID: s.id, Operator: core.HashKey(operatorKey), MediaAddr: s.addr.Addr(), Plant: s.w.opt.Plant,
+		Contact:    map[core.Transport]netip.AddrPort{core.UDP: s.addr, core.TCP: s.addr},
 		SourceRate: 100_000, RegisterRate: 100_000,
 	}
 	if s.w.opt.Floods > 0 {
@@ -78,7 +127,6 @@ func (s *server) start(entries []core.Entry) {
 		cfg.Seed[i], cfg.NonceKey[i] = byte(s.w.rng.Uint32()), byte(s.w.rng.Uint32())
 	}
 	s.core = s.w.newCore(cfg)
-	s.emit(core.Restored{Entries: entries})
 }
 
 // crash ends the process at once. The store keeps what was committed and perhaps some of
@@ -87,10 +135,10 @@ func (s *server) crash(down time.Duration) {
 	if !s.up {
 		return
 	}
-	s.w.trace.say(s.w.now, "**", "the node crashes")
+	s.w.trace.say(s.w.now, "**", "the node crashes"+s.named())
 	s.w.marks.hit("crash")
 	s.w.markCrash()
-	s.w.fact(check.Crashed{})
+	s.w.ended(s)
 	s.up = false
 	s.generation++
 	s.crashIn = 0
@@ -101,18 +149,34 @@ func (s *server) crash(down time.Duration) {
 		s.w.net.close(c)
 	}
 	s.conns, s.connOrder = map[core.FlowID]*conn{}, nil
+	s.core = nil
+	s.w.review()
 	s.w.after(down, func() {
-		s.w.trace.say(s.w.now, "**", "the node starts again")
-		s.start(s.store.entries())
-		s.w.fact(check.Restarted{})
-		s.w.restarted()
+		s.w.trace.say(s.w.now, "**", "the node starts again"+s.named())
+		s.start()
+		if s.w.commits == nil {
+			s.w.fact(check.Restarted{})
+			s.w.restarted()
+		}
 	})
+}
+
+// named says which node, where there are several.
+func (s *server) named() string {
+	if len(s.w.nodes) < 2 {
+		return ""
+	}
+	return " (" + string(s.id) + ")"
 }
 
 // arrive takes a message off the network; false while the process is down.
 func (s *server) arrive(p parcel) bool {
-	if !s.up {
-		return false
+	if !s.up || s.core == nil {
+		return s.dark
+	}
+	if s.stopped {
+		s.frozen = append(s.frozen, p)
+		return true
 	}
 	if s.paused && len(s.inbox) > 2000 {
 		s.w.marks.hit("inbox full")
@@ -159,7 +223,7 @@ func (s *server) failed(txn core.TxnID, cause core.FailCause) {
 // emit hands an event to the loop.
 func (s *server) emit(ev core.Event) {
 	switch {
-	case !s.up || s.w.failure != nil:
+	case !s.up || s.core == nil || s.w.failure != nil:
 	case s.paused:
 		s.inbox = append(s.inbox, ev)
 	default:
@@ -182,7 +246,7 @@ func (s *server) pause(d time.Duration) {
 		if generation != s.generation {
 			return
 		}
-		s.paused = false
+		s.paused, s.stopped = false, false
 		waiting := s.inbox
 		s.inbox = nil
 		for _, ev := range waiting {
@@ -190,14 +254,38 @@ func (s *server) pause(d time.Duration) {
 				s.emit(ev)
 			}
 		}
+		if e, joined := s.store.(*edge); joined && generation == s.generation {
+			s.thaw(e)
+		}
 	})
+}
+
+// stop is SIGSTOP: nothing of the process goes on, and nobody is told.
+func (s *server) stop(d time.Duration) {
+	s.pause(d)
+	s.stopped = s.paused
+	s.w.review()
+}
+
+// thaw lets a process that was stopped read what has come meanwhile.
+func (s *server) thaw(e *edge) {
+	frozen := s.frozen
+	s.frozen = nil
+	e.awake()
+	for _, p := range frozen {
+		s.arrive(p)
+	}
+	s.w.review()
 }
 
 // step is one turn of the loop.
 func (s *server) step(ev core.Event) {
+	if s.w.commits != nil {
+		s.w.trace.say(s.w.now, string(s.id), "")
+	}
 	s.w.trace.hear(s.w.now, ev, s.farOf(ev))
 	s.note(ev)
-	if _, fenced := ev.(core.Fenced); fenced {
+	if s.told(ev) {
 		s.knows = true
 	}
 	if !s.guarded(ev) {
@@ -217,7 +305,7 @@ func (s *server) step(ev core.Event) {
 	if s.w.failure != nil || !s.up {
 		return
 	}
-	s.media.settle()
+	s.w.settleMedia()
 	if s.stepped%32 == 0 {
 		// An agent's phone knows nothing of a leg whose INVITE still waits for its commit.
 		s.w.fact(check.Stepped{Effects: len(out), Held: s.core.Gauges().Held, Legs: len(s.media.legs), Phones: s.w.dialogs() + len(s.w.agents) + 4})
@@ -225,6 +313,15 @@ func (s *server) step(ev core.Event) {
 		s.w.fact(check.Stepped{Effects: len(out)})
 	}
 	s.schedule()
+}
+
+// told reports whether an event says that this process is not the owner of anything any more.
+func (s *server) told(ev core.Event) bool {
+	if e, joined := s.store.(*edge); joined {
+		return e.tells(ev)
+	}
+	_, fenced := ev.(core.Fenced)
+	return fenced
 }
 
 // guarded steps the core; a panic and a broken invariant are failures of the world.
@@ -306,10 +403,32 @@ func (s *server) carryOut(out []core.Effect) {
 		case core.Deliver:
 			s.records.deliver(e.CDR)
 		case core.Reply:
-			s.w.api.reply(e)
+			s.w.api.reply(s, e)
+		case core.SetPeers:
+			s.setPeers(e)
+		case core.AskPeer:
+			s.askPeer(e)
+		case core.TellPeer:
+			s.tellPeer(e)
 		case core.Drained:
-			s.w.drained = !s.fenced // a fenced node is over, too, but its work is not
+			s.drainedNow()
 		}
+		if !s.up {
+			return
+		}
+	}
+}
+
+// drainedNow: the core is over. A fenced one is, too, but its work is not.
+func (s *server) drainedNow() {
+	switch {
+	case s.w.commits == nil:
+		s.w.drained = !s.fenced
+	case s.draining:
+		s.draining = false
+		s.w.left(s)
+	default:
+		s.w.rejoin(s)
 	}
 }
 
@@ -318,7 +437,9 @@ func visible(ef core.Effect) bool {
 	switch e := ef.(type) {
 	case core.Respond:
 		return e.Response.Status != 503 // "not here" is what a node without authority may say
-	case core.SendRequest, core.Store, core.Deliver:
+	case core.SendRequest, core.Deliver:
+		return true
+	case core.Store:
 		return true
 	}
 	return false

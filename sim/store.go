@@ -137,6 +137,8 @@ func (s *store) apply(e core.Store) {
 	}
 }
 
+func (s *store) waits() int { return len(s.waiting) }
+
 // crash: of the writes on their way a prefix made it, unless the store is away.
 func (s *store) crash() {
 	if len(s.waiting) > 0 && s.w.now >= s.awayUntil && !s.srv.fenced {

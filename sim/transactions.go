@@ -329,6 +329,13 @@ func (l *layer) answered(p parcel) {
 	}
 }
 
+// abandon ends a client transaction without a word.
+func (l *layer) abandon(txn core.TxnID) {
+	if c := l.clients[txn]; c != nil {
+		l.end(c)
+	}
+}
+
 func (l *layer) end(c *client) {
 	if c.state != finished {
 		c.state = finished

@@ -62,6 +62,27 @@ func (t *trace) hear(now core.Time, ev core.Event, far string) {
 		t.pair("drain within ", e.Within.String())
 	case core.Woken:
 		t.pair("woken", " ")
+	case core.Watched:
+		t.pair("watched", ":")
+		for _, c := range e.Changes {
+			what := " put "
+			if c.Value == nil {
+				what = " del "
+			}
+			t.pair(what, joined(c.Tenant, c.Key))
+		}
+	case core.PeerUp:
+		t.pair("peer up: ", string(e.Peer.ID))
+	case core.PeerDead:
+		t.pair("peer dead: ", string(e.Peer.ID))
+	case core.PeerSilent:
+		t.pair("peer silent: ", string(e.Peer.ID))
+	case core.PeerAsked:
+		t.pair("asked by ", string(e.From.ID))
+		t.pair(" about ", string(e.About.ID))
+	case core.PeerTold:
+		t.pair("told by ", string(e.From.ID))
+		t.line = fmt.Appendf(t.line, " about %s: %t", e.About.ID, e.Hears)
 	}
 	t.end()
 }
@@ -122,6 +143,14 @@ func (t *trace) act(now core.Time, ef core.Effect, far string) {
 		}
 	case core.Drained:
 		t.pair("drained", " ")
+	case core.SetPeers:
+		t.line = fmt.Appendf(t.line, "peers: %d", len(e.Members))
+	case core.AskPeer:
+		t.pair("ask ", string(e.Whom.ID))
+		t.pair(" about ", string(e.About.ID))
+	case core.TellPeer:
+		t.pair("tell ", string(e.Whom.ID))
+		t.line = fmt.Appendf(t.line, " about %s: %t", e.About.ID, e.Hears)
 	}
 	t.end()
 }

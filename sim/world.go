@@ -43,8 +43,17 @@ type World struct {
 	agents  []*agent
 	tenants []*company
 	net     network
-	srv     *server
+	nodes   []*server
+	plain   *store   // of one node that is alone
+	commits *commits // of a cluster
 	api     *driver
+
+	streams map[netip.AddrPort]*dialog // a leg's port -> the dialog whose phone sends there
+	dirty   bool                       // who hears whom is to be worked out anew
+	have    map[core.InteractionID]int // deliveries of CDRs
+	cuts    map[[2]int]int             // from node to node: nothing gets through
+
+	lastTrouble core.Time // until when what goes wrong in a cluster may have effects
 
 	checks  []check.Checker
 	trace   *trace
@@ -61,10 +70,16 @@ func NewWorld(o Options, newCore func(node.Config) Core) *World {
 	w := &World{
 		opt: o, rng: rand.New(rand.NewPCG(o.Seed, 0x776f726c64)), now: epoch, newCore: newCore,
 		hosts: map[netip.AddrPort]endpoint{}, trace: newTrace(), marks: Marks{}, phase: "chaos",
+		streams: map[netip.AddrPort]*dialog{}, have: map[core.InteractionID]int{}, cuts: map[[2]int]int{},
 	}
 	w.net.w = w
 	w.build()
-	w.srv = newServer(w)
+	if o.Nodes > 0 {
+		w.commits = newCommits(w)
+	}
+	for i := range max(1, o.Nodes) {
+		w.nodes = append(w.nodes, newServer(w, i))
+	}
 	w.api = newDriver(w)
 	w.checks = check.All(w.setup())
 	return w
@@ -151,7 +166,13 @@ func (w *World) Run() (result Result) {
 		}
 		result = w.result()
 	}()
-	w.srv.start(nil)
+	for _, s := range w.nodes {
+		if w.commits == nil {
+			s.start()
+			continue
+		}
+		w.after(w.between(0, time.Duration(s.index)*300*time.Millisecond), s.start)
+	}
 	w.api.configure()
 	w.arrivals()
 	w.faults()
@@ -177,7 +198,7 @@ func (w *World) Run() (result Result) {
 
 func (w *World) result() Result {
 	return Result{Seed: w.opt.Seed, Hash: w.trace.sum(), Events: w.steps, Virtual: w.now.Sub(epoch), Marks: w.marks,
-		Failure: w.failure, Calls: w.srv.records.kept(), Served: w.served}
+		Failure: w.failure, Calls: len(w.have), Served: w.served}
 }
 
 // Result is what one world came to.

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/dialtone-cc/dialtone/server/core/node"
 )
 
 // health is what readiness asks about.
@@ -75,8 +77,11 @@ func (m *Main) Ready() error {
 			return err
 		}
 	}
-	if _, ok := m.gauges(); !ok {
+	switch g, ok := m.gauges(); {
+	case !ok:
 		return errors.New("the core does not answer")
+	case g.Life == node.Draining:
+		return errors.New("the node is draining")
 	}
 	return nil
 }

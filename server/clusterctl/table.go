@@ -133,10 +133,13 @@ func (p paint) etcd(b *strings.Builder, r *report) {
 	rows := [][]string{p.heads("etcd", "address", "", "version", "term", "applied", "size", "in use", "quota", "alarms")}
 	for _, m := range r.Etcd.Members {
 		row := []string{clean(cmp.Or(m.Name, m.ID)), clean(m.Endpoint)}
-		role := "follower"
+		role, alarms := "follower", strings.Join(m.Alarms, " ")
+		if alarms != "" {
+			alarms = p.bad.Render(alarms)
+		}
 		switch {
 		case m.Failure != "":
-			rows = append(rows, append(row, p.bad.Render("does not answer"), "", "", "", "", "", "", p.bad.Render(strings.Join(m.Alarms, " "))))
+			rows = append(rows, append(row, p.bad.Render("does not answer"), "", "", "", "", "", "", alarms))
 			continue
 		case m.Learner:
 			role = "learner"
@@ -149,8 +152,7 @@ func (p paint) etcd(b *strings.Builder, r *report) {
 		if m.Quota > 0 {
 			quota = bytesOf(m.Quota)
 		}
-		rows = append(rows, append(row, role, clean(m.Version), fmt.Sprint(m.Term), fmt.Sprint(m.Applied), bytesOf(m.Size), bytesOf(m.InUse), quota,
-			p.bad.Render(strings.Join(m.Alarms, " "))))
+		rows = append(rows, append(row, role, clean(m.Version), fmt.Sprint(m.Term), fmt.Sprint(m.Applied), bytesOf(m.Size), bytesOf(m.InUse), quota, alarms))
 	}
 	b.WriteString("\n" + aligned(rows, 4, 5, 6, 7, 8))
 	b.WriteString("\n   " + p.dim.Render(fmt.Sprintf("read at revision %d, %s", r.Revision, r.At.UTC().Format("2006-01-02 15:04:05 UTC"))) + "\n")
@@ -158,7 +160,9 @@ func (p paint) etcd(b *strings.Builder, r *report) {
 
 func (p paint) heads(names ...string) []string {
 	for i, name := range names {
-		names[i] = p.dim.Render(name)
+		if name != "" {
+			names[i] = p.dim.Render(name)
+		}
 	}
 	return names
 }

@@ -33,6 +33,7 @@ func All(s *Setup) []Checker {
 		NewCommit(s), NewOutcome(s), NewSequence(s), NewTags(s), NewAck(s), NewAfterBye(s),
 		NewOneFinal(s), NewAnswers(s), NewAudio(s), NewRing(s), NewRONA(s), NewWrapUp(s),
 		NewSilence(s), NewLeftBehind(s), NewBounded(s), NewConsistency(s), NewAccess(s), NewFindable(s),
+		NewOneActor(s), NewReservation(s),
 	}
 }
 

@@ -27,6 +27,20 @@ type Sent struct {
 	Request  *core.Request
 	Response *core.Response
 	Covered  bool
+
+	Node   core.NodeID // who sent it; "" where there is one node
+	Anchor core.NodeID // another process that anchors the call by its committed record, and is there
+}
+
+// Stale is a message of a process that has lost its node record: it has been claimed, or its
+// lease has ended, and it cannot know that yet.
+type Stale struct{ Sent }
+
+// Reserved says which agent the committed records of an interaction name now, "" for none.
+type Reserved struct {
+	Tenant      core.TenantID
+	Interaction core.InteractionID
+	Agent       core.AgentID
 }
 
 // Received is a SIP message that was handed to the node. Known says whether the store
@@ -109,6 +123,7 @@ type (
 		Do      any
 		Value   any
 		Problem *core.Problem
+		Behind  bool   // who answered had not heard of all that was committed
 		Foreign string // the id in Do is another tenant's (or nobody's): this is its text
 		Absent  bool   // with Foreign: nobody has that id
 	}
@@ -134,6 +149,8 @@ type Stepped struct {
 type Healed struct{}
 
 func (Sent) isFact()      {}
+func (Reserved) isFact()  {}
+func (Stale) isFact()     {}
 func (Received) isFact()  {}
 func (TxnFailed) isFact() {}
 func (Hears) isFact()     {}
@@ -154,6 +171,7 @@ func (Healed) isFact()    {}
 // network is.
 type Setup struct {
 	Tenants  []Tenant
+	Nodes    int
 	Lossless bool // no message is ever lost
 	Slack    core.Millis
 	MaxHeld  int

@@ -35,7 +35,7 @@ func (c *Findable) See(_ core.Time, fact Fact) error {
 		c.recorded[f.CDR.ID] = true
 	case Answered:
 		get, ok := f.Do.(command.GetInteraction)
-		missing := ok && f.Problem != nil && f.Problem.Kind == core.NotFound
+		missing := ok && !f.Behind && f.Problem != nil && f.Problem.Kind == core.NotFound
 		if missing && c.known[owned{f.Tenant, get.ID}] && !c.recorded[get.ID] {
 			return broken("interaction %s of tenant %s is neither with the node nor in the history", get.ID, f.Tenant)
 		}

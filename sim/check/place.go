@@ -46,9 +46,14 @@ type place struct {
 	agent core.AgentID
 }
 
-// instants closer than this may be in either order: the reading of a clock and a commit
-// lie between the decision and its trace.
-const blur = core.Time(50 * time.Millisecond)
+// blur is how close instants may be in either order: the reading of a clock and a commit
+// lie between the decision and its trace, among several nodes more than one of each.
+func (c *Place) blur() core.Time {
+	if c.setup.Nodes > 1 {
+		return core.Time(200+c.setup.Slack) * 1e6
+	}
+	return core.Time(50 * time.Millisecond)
+}
 
 // NewPlace returns the checker.
 func NewPlace(s *Setup) *Place {
@@ -177,7 +182,7 @@ func (c *Place) ahead(a, b *entry, o place) bool {
 	}
 	waited := false
 	for _, w := range a.waits {
-		start, end := w.from+blur, w.to-blur
+		start, end := w.from+c.blur(), w.to-c.blur()
 		if q.WelcomeFirst || q.Welcome != "" {
 			start += core.Time(6 * time.Second)
 		}
@@ -191,7 +196,7 @@ func (c *Place) ahead(a, b *entry, o place) bool {
 		}
 		waited = waited || w.queue == o.queue && start < o.at && o.at < end
 	}
-	return waited && rank(q, a)+blur < rank(q, b)
+	return waited && rank(q, a)+c.blur() < rank(q, b)
 }
 
 // rank is lower for those who come first. Waiting for the ageing time equals one step of

@@ -98,13 +98,6 @@ func (v *View) settle(now core.Time, token core.Token) {
 	}
 }
 
-// fence takes that this process has been claimed, or its lease has ended.
-func (v *View) fence(token core.Token) {
-	if v.attempt(token) >= 0 {
-		v.fenced = true
-	}
-}
-
 func (v *View) attempt(token core.Token) int {
 	return slices.IndexFunc(v.attempts, func(a attempt) bool { return a.token == token && token != 0 })
 }

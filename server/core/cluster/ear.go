@@ -88,7 +88,7 @@ func (v *View) Hear(now core.Time, ev core.Event, out []core.Effect) []core.Effe
 	case core.Conflict:
 		v.settle(now, e.Token)
 	case core.Fenced:
-		v.fence(e.Token)
+		v.fenced = true // whichever Store it was of, or of none
 	}
 	return out
 }

@@ -309,11 +309,16 @@ func (w *world) end(p *process) {
 	}
 }
 
-// rebirth is what a process's store does when its lease alone has ended: nobody has claimed
-// it, and nobody else has started under its name. It writes the node's record anew.
+// rebirth is what a process's store does when its lease has ended. If that is all, nobody has
+// claimed it and nobody else has started under its name, it writes the node's record anew.
 func (w *world) rebirth(p *process) {
 	_, there := w.store.keys[fullKey{"", cluster.NodeKey(p.ID)}]
-	if w.alive[p.ID] == p && !there && !w.taken[p.ID] {
+	if w.alive[p.ID] != p || there {
+		return
+	}
+	if w.taken[p.ID] {
+		p.outcomes = append(p.outcomes, core.Fenced{})
+	} else {
 		w.commit("", core.Op{Key: cluster.NodeKey(p.ID), Value: cluster.NodeRecord{Version: "test"}.Encode()})
 		p.fence = w.store.revision
 	}

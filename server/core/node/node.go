@@ -264,7 +264,9 @@ type Gauges struct {
 // Gauges returns the node in numbers; the cost does not depend on the number of calls.
 func (n *Node) Gauges() Gauges {
 	g := n.gauges
-	g.Life, g.Away = n.life, n.away != 0
+	if g.Life, g.Away = n.life, n.away != 0; g.Life == Serving && !n.takes() {
+		g.Life = Draining // by the operator's order: it is to be empty, and stays
+	}
 	g.Calls, g.Agents = maps.Clone(g.Calls), maps.Clone(g.Agents)
 	g.Held, g.Outbox, g.Tenants = len(n.inflight), len(n.outbox), len(n.tenants)
 	if !n.alone() {

@@ -103,6 +103,9 @@ func (t *tenancy) standing(id core.InteractionID) call.Standing {
 // its owner reserves an agent before anybody sees it.
 func (n *Node) follow(now core.Time, t *tenancy, id core.InteractionID, was call.Standing, last *call.Call, out []core.Effect) []core.Effect {
 	is := t.standing(id)
+	if n.cfg.Plant == "idle-while-talking" && is.State == acd.Talking {
+		is.Agent = ""
+	}
 	var agents []core.AgentID
 	if was.Agent != "" && was.Agent != is.Agent {
 		agents = append(agents, was.Agent)
@@ -183,7 +186,7 @@ func (n *Node) offer(now core.Time, t *tenancy, r acd.Reservation, out []core.Ef
 // accepting it at this moment, and only one of the two commits.
 func (n *Node) takeBack(now core.Time, t *tenancy, id core.InteractionID, out []core.Effect) []core.Effect {
 	o, ok := t.offers[id]
-	if !ok || o.revision == 0 || !n.ours(t) {
+	if !ok || o.revision == 0 || !n.ours(t) || n.cfg.Plant == "offer-never-back" {
 		return out
 	}
 	n.timers.set(timer{offerTimer, t.conf.ID, string(id)}, now.Add(offerPatience))
@@ -207,7 +210,9 @@ func (n *Node) accept(now core.Time, t *tenancy, id core.InteractionID, o offerR
 	_ = t.desk.Restore(now, acd.Agent{ID: o.Agent, State: acd.Reserved, Since: now, Interaction: id})
 	contacts := t.bindings[o.Agent].Live(now)
 	return n.withCall(now, id, out, func(c *call.Call, env *call.Env) {
-		env.If = append(env.If, core.Guard{Tenant: t.conf.ID, Key: offerKey(id), Revision: o.revision})
+		if n.cfg.Plant != "offer-unguarded" {
+			env.If = append(env.If, core.Guard{Tenant: t.conf.ID, Key: offerKey(id), Revision: o.revision})
+		}
 		env.With = append(env.With, core.Op{Key: offerKey(id)})
 		c.Reserved(env, o.Agent, contacts)
 	})
@@ -257,6 +262,9 @@ func (n *Node) overruled(now core.Time, l *line, out []core.Effect) []core.Effec
 			return n.flush(now, l, out)
 		}
 		l.promise = none
+		if n.calls[id] == nil {
+			return n.flush(now, l, out) // it has ended meanwhile, and its CDR waits for this record
+		}
 		return n.withCall(now, id, out, func(c *call.Call, env *call.Env) { c.TakeBack(env) })
 	case "offers":
 		l.Abandon()

@@ -1,11 +1,14 @@
 package node
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/dialtone-cc/dialtone/server/core"
 	"github.com/dialtone-cc/dialtone/server/core/acd"
 	"github.com/dialtone-cc/dialtone/server/core/call"
+	"github.com/dialtone-cc/dialtone/server/core/leg"
 )
 
 // postedRecord is a CDR below outbox/, with the process that is to deliver it.
@@ -18,7 +21,7 @@ func (n *Node) self() core.Member { return core.Member{ID: n.cfg.ID, Incarnation
 
 // heir returns who acts for what a process has written.
 func (n *Node) heir(node core.NodeID, incarnation core.Revision, id core.InteractionID) (core.NodeID, bool) {
-	if n.alone() {
+	if n.alone() || n.cfg.Plant == "two-heirs" && !n.view.Alive(node, incarnation) {
 		return n.cfg.ID, true
 	}
 	return n.view.Resolve(node, incarnation, id)
@@ -36,7 +39,7 @@ const rescuePatience = 300 * time.Millisecond
 // this node. Who talks comes first.
 func (n *Node) inherit(t *tenancy, id core.InteractionID) {
 	c := t.others[id]
-	if who, known := n.heir(c.Node, c.Incarnation, id); !known || who != n.cfg.ID {
+	if who, known := n.heir(c.Node, c.Incarnation, id); !known || who != n.cfg.ID || n.cfg.Plant == "calls-not-taken-over" {
 		return
 	}
 	if n.inherited[id] {
@@ -85,6 +88,9 @@ func (n *Node) rescued(now core.Time, t core.TenantID, id core.InteractionID, ou
 // says anew what it is to know.
 func (n *Node) succeed(now core.Time, t *tenancy, id core.InteractionID, out []core.Effect) []core.Effect {
 	c := t.others[id]
+	if n.cfg.Plant == "place-reset-at-takeover" {
+		c.ArrivedAt, c.QueuedAt = now, now
+	}
 	s := t.standing(id)
 	t.matching = true // nobody else gets the agent or the place meanwhile
 	defer func() { t.matching = false }()
@@ -94,6 +100,9 @@ func (n *Node) succeed(now core.Time, t *tenancy, id core.InteractionID, out []c
 	t.desk.Leave(now, id)
 	delete(t.others, id)
 	out = n.takeCall(now, t, c, out)
+	if s.Agent != "" { // what it does now is not what was shown of it
+		out = append(out, releaseAll(n.tellAgents(t, []core.AgentID{s.Agent}))...)
+	}
 	if o, ok := t.offers[id]; ok && n.calls[id] != nil {
 		out = n.accept(now, t, id, o, out)
 	}
@@ -103,6 +112,9 @@ func (n *Node) succeed(now core.Time, t *tenancy, id core.InteractionID, out []c
 // redeliver hands a CDR to the records store whose anchor is gone before it could.
 func (n *Node) redeliver(t *tenancy, id core.InteractionID, out []core.Effect) []core.Effect {
 	p := t.posted[id]
+	if n.cfg.Plant == "cdr-not-inherited" {
+		return out
+	}
 	if who, known := n.heir(p.Node, p.Incarnation, id); !known || who != n.cfg.ID || n.outbox[id] != nil {
 		return out
 	}
@@ -136,4 +148,30 @@ func (n *Node) declared(now core.Time, t *tenancy, id core.AgentID, r agentRecor
 	_ = t.desk.Restore(now, a)
 	n.deskTimer(t)
 	return append(out, releaseAll(n.tellAgents(t, []core.AgentID{id}))...)
+}
+
+// usurp is the plant "takes-over-unclaimed": a silent node's calls are taken before a claim.
+func (n *Node) usurp(now core.Time, of core.Member, out []core.Effect) []core.Effect {
+	for _, id := range slices.Sorted(maps.Keys(n.tenants)) {
+		t := n.tenants[id]
+		for _, k := range slices.Sorted(maps.Keys(t.others)) {
+			if c := t.others[k]; c.Node == of.ID {
+				delete(t.others, k)
+				out = n.takeCall(now, t, c, out)
+			}
+		}
+	}
+	return out
+}
+
+// farewell is the plant "fenced-says-bye".
+func (n *Node) farewell(out []core.Effect) []core.Effect {
+	for _, id := range slices.Sorted(maps.Keys(n.calls)) {
+		n.calls[id].EachLeg(func(l *leg.Leg) {
+			if l.State == leg.Confirmed {
+				out = append(out, core.SendRequest{Txn: core.TxnID(n.rand.Branch()), To: l.Dialog.Target(), Request: l.Dialog.Request(core.BYE)})
+			}
+		})
+	}
+	return out
 }

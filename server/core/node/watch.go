@@ -41,6 +41,9 @@ func (n *Node) watched(now core.Time, e core.Watched, out []core.Effect) []core.
 			out = n.match(now, t, n.acceptAll(now, t, out))
 		}
 	}
+	if n.cfg.Plant == "fenced-says-bye" && n.claimed() {
+		out = n.farewell(out)
+	}
 	return out
 }
 
@@ -148,6 +151,9 @@ func (n *Node) coordinate(now core.Time, ev core.Event, out []core.Effect) []cor
 	if n.alone() || n.life == Over {
 		return out
 	}
+	if silent, is := ev.(core.PeerSilent); is && n.cfg.Plant == "takes-over-unclaimed" {
+		out = n.usurp(now, silent.Peer, out)
+	}
 	return n.view.Due(now, n.token, n.view.Hear(now, ev, out))
 }
 
@@ -224,7 +230,7 @@ func (n *Node) configured(now core.Time, t *tenancy, c core.Change, out []core.E
 func (n *Node) registered(now core.Time, t *tenancy, rest string, c core.Change, out []core.Effect) ([]core.Effect, error) {
 	agent, holder, _ := strings.Cut(rest, "/")
 	id, by := core.AgentID(agent), core.NodeID(holder)
-	if by == n.cfg.ID {
+	if by == n.cfg.ID || n.cfg.Plant == "bindings-of-others-ignored" {
 		return out, nil
 	}
 	var set registrar.Set
@@ -259,7 +265,7 @@ func (n *Node) alone() bool { return n.incarnation == 0 }
 
 // epoch is what the Store of a desk's decision compares.
 func (n *Node) epoch(t *tenancy) []core.Guard {
-	if n.alone() {
+	if n.alone() || n.cfg.Plant == "epoch-not-compared" {
 		return nil
 	}
 	shard := cluster.ShardOf(t.conf.ID)

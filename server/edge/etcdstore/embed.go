@@ -201,7 +201,7 @@ func baseSettings(dir, name string, quota int64) *embed.Config {
 	cfg.TickMs = uint(heartbeat.Milliseconds())
 	cfg.ElectionMs = uint(election.Milliseconds())
 	cfg.AutoCompactionMode = embed.CompactorModePeriodic
-	cfg.AutoCompactionRetention = "1h"
+	cfg.AutoCompactionRetention = "10m" // who was away for longer reads everything anew
 	cfg.QuotaBackendBytes = quota
 	cfg.EnableGRPCGateway = false
 	return cfg

@@ -3,9 +3,8 @@
 //
 // # What an event proves
 //
-// PeerDead: that incarnation had answered at its address, and then the address
-// refused a connection, or answered (knowing the secret) as another incarnation of the node.
-// It does not prove that the host is well, that the process had no calls, or that nothing
+// PeerDead: that incarnation had answered at its address, and then the address refused a
+// connection, or answered (knowing the secret) as another incarnation of the node. It does not prove that the host is well, that the process had no calls, or that nothing
 // it sent is still on its way. It can be wrong when something between the nodes refuses in
 // the process's name: a firewall that rejects (tcp-reset, port unreachable) what it let
 // through before, or an address that has moved to another host while the process lives. The
@@ -14,8 +13,9 @@
 // PeerSilent: no heartbeat of that incarnation was received for Misses+1/2 beats, while this
 // process was awake and read all that came. It does not prove that the process is dead: it may be
 // stopped, starved of CPU, or cut off, in one direction too. One that was never heard
-// is silent after 3 s: it may still be reading the store, and a firewall may stop all that it
-// says; such a silence is one without a PeerUp before it. Once per silence.
+// is silent after 3 s: it may still be reading the store, and where a firewall stops all
+// heartbeats none is ever heard; such a silence is one without a PeerUp before it. Once per
+// silence.
 //
 // PeerUp: this process has a connection to that incarnation, and a heartbeat of it came that
 // is newer than those before it. It does not prove that the peer hears us, nor that it

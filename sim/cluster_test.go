@@ -79,3 +79,40 @@ func TestEqualSeedsMakeEqualClusters(t *testing.T) {
 		}
 	}
 }
+
+// steady are the faults under which three nodes hold what they promise, in every world of
+// these tests: so what a plant breaks is the plant's doing.
+func steady(o Options) Options { return o.only(3, "crash", "power-off", "peers-cut", "peers-deaf") }
+
+// TestClusterPlants plants each known bug of a cluster and counts the worlds until it is
+// found. Not finding one is a bug of this package. A world that fails by itself shows nothing.
+func TestClusterPlants(t *testing.T) {
+	if testing.Short() {
+		t.Skip("some minutes")
+	}
+	rough := func(o Options) Options { return o.only(8, "pause", "etcd-slow", "drain") }
+	const most = 200
+	for _, plant := range ClusterPlants() {
+		worlds, found := 0, ""
+		for seed := uint64(1); seed <= most/2 && found == ""; seed++ {
+			for _, nature := range []func(Options) Options{steady, rough} {
+				sound := nature(Draw(seed).Cluster(3))
+				o := sound
+				o.Plant = plant.Name
+				worlds++
+				if r := NewWorld(o, real).Run(); r.Failure != nil && NewWorld(sound, real).Run().Failure == nil {
+					found = r.Failure.Property
+					break
+				}
+			}
+		}
+		if found == "" {
+			t.Errorf("%s (%s) is not found in %d worlds", plant.Name, plant.Breaks, worlds)
+			continue
+		}
+		t.Logf("%-28s after %3d worlds, by %s", plant.Name, worlds, found)
+	}
+}
+
+// TestNothingIsPlanted: the worlds in which the plants are looked for are sound.
+func TestNothingIsPlanted(t *testing.T) { clusters(t, worlds(60), steady) }

@@ -35,6 +35,7 @@ Examples:
   dialtone sim --seed 42 --trace out.txt  the same, every event and effect in a file
   dialtone sim --seeds 1..500             500 worlds, and which situations none of them met
   dialtone sim --seeds 1..500 --plant cdr-twice   does it find a known bug?
+  dialtone sim --seeds 1..100 --nodes 3   three nodes, which die, sleep and are cut off
   dialtone sim --plants                   the list of known bugs
   dialtone sim --seeds 1..100 --json      for machines
 
@@ -75,7 +76,7 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if *plants {
 		return listPlants(stdout, *asJSON)
 	}
-	if *plant != "" && !slices.ContainsFunc(Plants(), func(p Plant) bool { return p.Name == *plant }) {
+	if *plant != "" && !slices.ContainsFunc(append(Plants(), ClusterPlants()...), func(p Plant) bool { return p.Name == *plant }) {
 		return misuse(stderr, fmt.Sprintf("--plant %q: not a known bug; dialtone sim --plants lists them", *plant))
 	}
 	first, last := *seed, *seed
@@ -207,10 +208,10 @@ func (s *Summary) write(out io.Writer, single, marks bool) {
 func listPlants(out io.Writer, asJSON bool) int {
 	if asJSON {
 		// Plain values: there is nothing in them that can't be encoded.
-		_ = json.NewEncoder(out).Encode(Plants())
+		_ = json.NewEncoder(out).Encode(append(Plants(), ClusterPlants()...))
 		return exitPassed
 	}
-	for _, p := range Plants() {
+	for _, p := range append(Plants(), ClusterPlants()...) {
 		fmt.Fprintf(out, "%-28s %s\n", p.Name, p.Breaks)
 	}
 	return exitPassed

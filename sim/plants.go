@@ -41,8 +41,6 @@ func ClusterPlants() []Plant {
 		{"guards-dropped", "a write goes through whatever it rests on"},
 		{"unknown-is-refused", "a write whose answer was lost counts as refused, and stands"},
 		{"watch-gap", "a node has missed what another wrote"},
-		{"epoch-not-compared", "who was the owner of a desk still gives out its agents"},
-		{"offer-unguarded", "an offer is withdrawn and accepted"},
 		{"offer-never-back", "an agent stays reserved for a caller whose node does not answer"},
 		{"takes-over-unclaimed", "a silent node's calls are taken while it lives"},
 		{"two-heirs", "a dead node's call has two anchors"},

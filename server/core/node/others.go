@@ -210,9 +210,7 @@ func (n *Node) accept(now core.Time, t *tenancy, id core.InteractionID, o offerR
 	_ = t.desk.Restore(now, acd.Agent{ID: o.Agent, State: acd.Reserved, Since: now, Interaction: id})
 	contacts := t.bindings[o.Agent].Live(now)
 	return n.withCall(now, id, out, func(c *call.Call, env *call.Env) {
-		if n.cfg.Plant != "offer-unguarded" {
-			env.If = append(env.If, core.Guard{Tenant: t.conf.ID, Key: offerKey(id), Revision: o.revision})
-		}
+		env.If = append(env.If, core.Guard{Tenant: t.conf.ID, Key: offerKey(id), Revision: o.revision})
 		env.With = append(env.With, core.Op{Key: offerKey(id)})
 		c.Reserved(env, o.Agent, contacts)
 	})

@@ -417,7 +417,17 @@ func (e *edge) commit() {
 		}
 	}
 	e.busy = true
-	e.send(etcd.Txn{If: compare, Then: append(b.changes(), etcd.Op{Kind: etcd.Put, Key: e.chain(), Value: []byte(b.id)}), Else: e.gets(guards)},
+	then := append(b.changes(), etcd.Op{Kind: etcd.Put, Key: e.chain(), Value: []byte(b.id)})
+	// Who claims a process moves its chain: when the claim has done its work and is gone, that
+	// process must not take what it finds for a lease that has merely ended.
+	for _, op := range b.changes() {
+		if rest, is := strings.CutPrefix(op.Key, "claims/"); is && op.Kind == etcd.Put {
+			if id, _, _ := strings.Cut(rest, "/"); id != string(e.s.id) {
+				then = append(then, etcd.Op{Kind: etcd.Put, Key: "chains/" + id, Value: []byte(b.id)})
+			}
+		}
+	}
+	e.send(etcd.Txn{If: compare, Then: then, Else: e.gets(guards)},
 		attempt, func(a etcd.Answer) { e.took(a, sending) })
 }
 

@@ -179,6 +179,10 @@ func (n *Node) createTenant(a *asked, c command.CreateTenant) {
 	}
 	_, sameID := n.tenants[conf.ID]
 	_, sameDomain := n.domains[conf.Domain]
+	if sameID && n.writes(conf.ID) || sameDomain && n.writes(n.domains[conf.Domain]) {
+		a.answer(nil, unavailable("a tenant with this id or domain is being written down at this moment: try again")) // it may not survive
+		return
+	}
 	if sameID || sameDomain {
 		a.answer(nil, &core.Problem{Kind: core.Exists, Detail: "a tenant with this id or domain exists"})
 		return

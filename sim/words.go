@@ -62,6 +62,15 @@ func (t *trace) hear(now core.Time, ev core.Event, far string) {
 		t.pair("drain within ", e.Within.String())
 	case core.Woken:
 		t.pair("woken", " ")
+	default:
+		t.hearCluster(ev)
+	}
+	t.end()
+}
+
+// hearCluster is hear for what only a node among others is told.
+func (t *trace) hearCluster(ev core.Event) {
+	switch e := ev.(type) {
 	case core.Watched:
 		t.pair("watched", ":")
 		for _, c := range e.Changes {
@@ -84,7 +93,6 @@ func (t *trace) hear(now core.Time, ev core.Event, far string) {
 		t.pair("told by ", string(e.From.ID))
 		t.line = fmt.Appendf(t.line, " about %s: %t", e.About.ID, e.Hears)
 	}
-	t.end()
 }
 
 // act writes an effect that the node asked for.

@@ -113,14 +113,14 @@ func (m *Main) dispatch(e core.Effect) {
 		m.api.Do(e)
 	case core.Log:
 		telemetry.Line(m.log, e)
-	case core.SetPeers, core.AskPeer, core.TellPeer:
-		if s, ok := e.(core.SetPeers); ok {
-			m.sip.SetMembers(s.SIP)
-		}
+	case core.SetPeers:
+		m.sip.SetMembers(e.SIP)
 		if m.peers != nil {
-			if s, ok := e.(core.SetPeers); ok {
-				m.peers.SetSelf(s.Self)
-			}
+			m.peers.SetSelf(e.Self)
+			m.peers.Do(e)
+		}
+	case core.AskPeer, core.TellPeer:
+		if m.peers != nil {
 			m.peers.Do(e)
 		}
 	case core.Drained:

@@ -20,8 +20,8 @@ const monitorSlack = "500000" // ns
 // The thread is the first that a Go program starts, so it has the smallest number above the
 // process's own. Should the numbers have wrapped around just then, another thread's sleeps
 // become coarser, as do those of the few threads that the monitor starts: a timer may come
-// half a millisecond later. The sockets and the media's clock know no slack. Another thread's slack may be set only with CAP_SYS_NICE; without it all
-// stays as it was, and the error says so.
+// half a millisecond later. The sockets and the media's clock know no slack. Another thread's
+// slack may be set only with CAP_SYS_NICE; without it all stays as it was, and the error says so.
 func relaxMonitor() (err error) {
 	tasks, err := os.ReadDir("/proc/self/task")
 	if err != nil {

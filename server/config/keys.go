@@ -150,26 +150,14 @@ func clusterKeys() []key {
 			}
 			return nil
 		}},
-		{name: "etcd.ca", form: "FILE", usage: "authorities that sign the etcd members' certificates (PEM)", only: Server, set: func(c *Config, s string) error {
-			c.EtcdCA = s
-			return readable(s)
-		}},
-		{name: "etcd.cert", form: "FILE", usage: "this node's certificate for etcd (PEM)", only: Server, set: func(c *Config, s string) error {
-			c.EtcdCert = s
-			return readable(s)
-		}},
-		{name: "etcd.key", form: "FILE", usage: "and its key", only: Server, set: func(c *Config, s string) error {
-			c.EtcdKey = s
-			return readable(s)
-		}},
+		fileKey("etcd.ca", "authorities that sign the etcd members' certificates (PEM)", func(c *Config) *string { return &c.EtcdCA }),
+		fileKey("etcd.cert", "this node's certificate for etcd (PEM)", func(c *Config) *string { return &c.EtcdCert }),
+		fileKey("etcd.key", "and its key", func(c *Config) *string { return &c.EtcdKey }),
 		{name: "etcd.username", form: "NAME", usage: "user of etcd; with TLS only", only: Server, set: func(c *Config, s string) error {
 			c.EtcdUser = s
 			return printable(s)
 		}},
-		{name: "etcd.password_file", form: "FILE", usage: "file that holds that user's password", only: Server, set: func(c *Config, s string) error {
-			c.EtcdPasswordFile = s
-			return readable(s)
-		}},
+		fileKey("etcd.password_file", "file that holds that user's password", func(c *Config) *string { return &c.EtcdPasswordFile }),
 		{name: "records.url", form: "URL", usage: "PostgreSQL of finished interactions, which all nodes of a cluster share: postgres://USER@HOST/DATABASE; without it they are in the data directory", secret: true, only: Server, set: func(c *Config, s string) error {
 			c.Records = core.Secret(s)
 			if !strings.HasPrefix(s, "postgres://") && !strings.HasPrefix(s, "postgresql://") {
@@ -177,10 +165,7 @@ func clusterKeys() []key {
 			}
 			return nil
 		}},
-		{name: "records.password_file", form: "FILE", usage: "file that holds the password of that URL's user", only: Server, set: func(c *Config, s string) error {
-			c.RecordsPasswordFile = s
-			return readable(s)
-		}},
+		fileKey("records.password_file", "file that holds the password of that URL's user", func(c *Config) *string { return &c.RecordsPasswordFile }),
 	}
 }
 
@@ -243,12 +228,16 @@ func behaviourKeys() []key {
 	}
 }
 
-func readable(s string) error {
-	file, err := os.Open(s)
-	if err != nil {
-		return errors.New("a file that can be read")
-	}
-	return file.Close()
+// fileKey is a key of a node in a cluster that names a file, which is read later.
+func fileKey(name, usage string, into func(*Config) *string) key {
+	return key{name: name, form: "FILE", usage: usage, only: Server, set: func(c *Config, s string) error {
+		*into(c) = s
+		file, err := os.Open(s)
+		if err != nil {
+			return errors.New("a file that can be read")
+		}
+		return file.Close()
+	}}
 }
 
 func clusterSecret(s string) error {

@@ -273,9 +273,7 @@ func (n *Node) overruled(now core.Time, l *line, out []core.Effect) []core.Effec
 			out = n.follow(now, t, id, was, t.others[id], out)
 		}
 	default:
-		var refused []commit.Waiting
-		refused = l.Abandon()
-		for _, w := range refused {
+		for _, w := range l.Abandon() {
 			if r, ok := w.Effect.(core.Reply); ok {
 				out = append(out, core.Reply{Token: r.Token, Problem: unavailable("another node decides for this tenant now; try again")})
 			}

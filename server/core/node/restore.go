@@ -49,7 +49,7 @@ func (n *Node) restore(now core.Time, e core.Restored, out []core.Effect) []core
 			continue
 		}
 		if err := n.view.Take(core.Change{Key: e.Key, Value: e.Value, Revision: e.Revision}); err != nil {
-			out = append(out, core.Log{Level: 8, Text: "record cannot be read and is left alone", Attrs: []any{"key", e.Key, "error", err.Error()}})
+			out = append(out, unreadable("", e.Key, err))
 		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(byTenant)) {
@@ -63,7 +63,7 @@ func (n *Node) restore(now core.Time, e core.Restored, out []core.Effect) []core
 		for _, e := range all {
 			var err error
 			if out, err = n.take(now, e, out); err != nil {
-				out = append(out, core.Log{Level: 8, Tenant: id, Text: "record cannot be read and is left alone", Attrs: []any{"key", e.Key, "error", err.Error()}})
+				out = append(out, unreadable(id, e.Key, err))
 			}
 		}
 		if t, ok := n.tenants[id]; ok {
@@ -224,6 +224,11 @@ func (n *Node) takeCall(now core.Time, t *tenancy, c *call.Call, out []core.Effe
 	out = n.withCall(now, c.ID, out, func(c *call.Call, env *call.Env) { c.Recover(env) })
 	t.matching = false
 	return out
+}
+
+// unreadable says that a record is not understood: it may be of a newer version.
+func unreadable(tenant core.TenantID, key string, err error) core.Log {
+	return core.Log{Level: 8, Tenant: tenant, Text: "record cannot be read and is left alone", Attrs: []any{"key", key, "error", err.Error()}}
 }
 
 type restoreError string

@@ -29,7 +29,7 @@ func (n *Node) watched(now core.Time, e core.Watched, out []core.Effect) []core.
 			out, err = n.changed(now, c, out)
 		}
 		if err != nil {
-			out = append(out, core.Log{Level: 8, Tenant: c.Tenant, Text: "record cannot be read and is left alone", Attrs: []any{"key", c.Key, "error", err.Error()}})
+			out = append(out, unreadable(c.Tenant, c.Key, err))
 		}
 	}
 	n.watching = false
